@@ -1,0 +1,15 @@
+"""Alembic's entry: runs on the connection that `db.schema` hands over."""
+
+from __future__ import annotations
+
+from alembic import context
+
+from db.tables import Base
+
+connection = context.config.attributes["connection"]
+# SQLite changes a column by copying its table (batch mode).
+context.configure(
+    connection=connection, target_metadata=Base.metadata, render_as_batch=connection.dialect.name == "sqlite"
+)
+with context.begin_transaction():
+    context.run_migrations()

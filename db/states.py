@@ -1,0 +1,128 @@
+"""States and the only changes allowed between them.
+
+Each table is a set of (from, to). A state is changed by `UPDATE … WHERE state = from` and nothing else
+(`db.transitions`), so two processes can race and one of them simply finds zero rows.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class StudyState(StrEnum):
+    RECEIVING = "RECEIVING"  # images are, or may still be, arriving
+    COMPLETE = "COMPLETE"  # judged complete and routed; a late image reopens it
+
+
+class InstanceState(StrEnum):
+    RECEIVED = "RECEIVED"  # durable, not yet routed
+    STORED = "STORED"  # kept, no model reads it; the reason says why
+    ROUTED = "ROUTED"  # at least one job will look at it
+    ANALYSED = "ANALYSED"
+    NOT_ANALYSED = "NOT_ANALYSED"  # a model was asked and refused, with its reason
+    FAILED = "FAILED"  # its job is parked
+    QUARANTINED = "QUARANTINED"  # kept apart for a person
+
+
+class JobState(StrEnum):
+    QUEUED = "QUEUED"
+    RUNNING = "RUNNING"
+    DONE = "DONE"
+    NOT_ANALYSED = "NOT_ANALYSED"  # finished: the result says why there is none
+    PARKED = "PARKED"  # tried a bounded number of times; waits for a person
+    SUPERSEDED = "SUPERSEDED"  # a later revision took its place before it ran
+
+
+class DeliveryState(StrEnum):
+    PENDING = "PENDING"
+    SENDING = "SENDING"
+    SENT = "SENT"  # the peer answered Success; not yet proved
+    CONFIRMED = "CONFIRMED"  # storage commitment or read-back says it is there
+    UNCONFIRMED = "UNCONFIRMED"  # sent; the peer offers no way to prove it
+    DEAD = "DEAD"  # given up; waits for a person
+
+
+class CommitmentState(StrEnum):
+    ASKED = "ASKED"
+    ANSWERED = "ANSWERED"
+    EXPIRED = "EXPIRED"
+
+
+class CircuitState(StrEnum):
+    CLOSED = "CLOSED"  # traffic flows
+    OPEN = "OPEN"  # nothing is tried before opened_until
+    HALF_OPEN = "HALF_OPEN"  # one trial is on its way
+
+
+class RefusalKind(StrEnum):
+    REFUSED = "REFUSED"  # a failure status was answered; the sender keeps it
+    CONFLICT = "CONFLICT"  # same SOP Instance UID, other bytes; kept aside
+    CONTEXT = "CONTEXT"  # the SOP class or transfer syntax was not accepted at negotiation
+
+
+class Scope(StrEnum):
+    STUDY = "STUDY"
+    INSTANCE = "INSTANCE"
+
+
+STUDY_TRANSITIONS = frozenset(
+    {(StudyState.RECEIVING, StudyState.COMPLETE), (StudyState.COMPLETE, StudyState.RECEIVING)}
+)
+
+_I = InstanceState
+INSTANCE_TRANSITIONS = frozenset(
+    {
+        (_I.RECEIVED, _I.STORED),
+        (_I.RECEIVED, _I.ROUTED),
+        (_I.ROUTED, _I.ANALYSED),
+        (_I.ROUTED, _I.NOT_ANALYSED),
+        (_I.ROUTED, _I.FAILED),
+        # A second model, or a later revision, may read what the first one could not.
+        (_I.NOT_ANALYSED, _I.ANALYSED),
+        (_I.FAILED, _I.ANALYSED),
+        (_I.FAILED, _I.NOT_ANALYSED),
+        (_I.NOT_ANALYSED, _I.FAILED),
+    }
+)
+
+_J = JobState
+JOB_TRANSITIONS = frozenset(
+    {
+        (_J.QUEUED, _J.RUNNING),
+        (_J.QUEUED, _J.SUPERSEDED),
+        (_J.QUEUED, _J.PARKED),
+        (_J.RUNNING, _J.RUNNING),  # a lease that ran out is taken over
+        (_J.RUNNING, _J.QUEUED),
+        (_J.RUNNING, _J.DONE),
+        (_J.RUNNING, _J.NOT_ANALYSED),
+        (_J.RUNNING, _J.PARKED),
+        (_J.PARKED, _J.QUEUED),
+    }
+)
+
+_D = DeliveryState
+DELIVERY_TRANSITIONS = frozenset(
+    {
+        (_D.PENDING, _D.SENDING),
+        (_D.SENDING, _D.PENDING),
+        (_D.SENDING, _D.SENT),
+        (_D.SENDING, _D.DEAD),
+        (_D.SENT, _D.CONFIRMED),
+        (_D.SENT, _D.UNCONFIRMED),
+        (_D.SENT, _D.PENDING),
+        (_D.SENT, _D.DEAD),
+        (_D.UNCONFIRMED, _D.CONFIRMED),
+        (_D.DEAD, _D.PENDING),
+    }
+)
+
+_C = CommitmentState
+COMMITMENT_TRANSITIONS = frozenset({(_C.ASKED, _C.ANSWERED), (_C.ASKED, _C.EXPIRED), (_C.EXPIRED, _C.ANSWERED)})
+
+TRANSITIONS: dict[type[StrEnum], frozenset[tuple[StrEnum, StrEnum]]] = {
+    StudyState: frozenset(STUDY_TRANSITIONS),
+    InstanceState: frozenset(INSTANCE_TRANSITIONS),
+    JobState: frozenset(JOB_TRANSITIONS),
+    DeliveryState: frozenset(DELIVERY_TRANSITIONS),
+    CommitmentState: frozenset(COMMITMENT_TRANSITIONS),
+}

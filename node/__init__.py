@@ -1,0 +1,1 @@
+"""The DICOM edges, the decisions, and what people and systems see. Imports `db` only."""

@@ -1,0 +1,98 @@
+"""The loop that asks the record which studies may be complete and writes what `node.verdicts` decides."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+import structlog
+
+from db import studies
+from db.domain import StudyView
+from db.errors import ConflictError, PermanentError, RetriableError
+from db.session import Record
+from db.types import utcnow
+from node import scu
+from node.settings import Settings
+from node.syntaxes import readable_sop_classes
+from node.verdicts import StudyPlan, plan
+
+log = structlog.get_logger(__name__)
+
+# (study) -> images the PACS says the study has, or None.
+ExpectedCount = Callable[[StudyView], int | None]
+
+
+class Sweeper:
+    """Judges studies one by one; a study that cannot be judged never holds up the next."""
+
+    def __init__(self, settings: Settings, record: Record, expected: ExpectedCount | None = None) -> None:
+        self.settings = settings
+        self.record = record
+        self.expected = expected or PacsCounts(settings)
+        self.readable = readable_sop_classes()
+
+    def run(self, stop: threading.Event) -> None:
+        """Until `stop` is set. The record being away is waited out."""
+        while not stop.wait(self.settings.completeness.sweep_interval_s):
+            try:
+                self.run_once()
+            except RetriableError as error:
+                log.warning("sweep_postponed", reason=str(error))
+
+    def run_once(self) -> int:
+        """Judge what is due; returns how many revisions were opened."""
+        with self.record.read() as session:
+            due = studies.due_studies(session, utcnow())
+        return sum(self._judge(study_id) for study_id in due)
+
+    def _judge(self, study_id: int) -> int:
+        with self.record.read() as session:
+            study = studies.load_study(session, study_id)
+        decided = plan(study, self.settings, self.readable, None, utcnow())
+        if decided.revisions and any(r.subject == "" for r in decided.revisions):
+            # Silence alone has spoken so far; the PACS, where it may be asked, can say that more is to come.
+            decided = plan(study, self.settings, self.readable, self.expected(study), utcnow())
+        try:
+            return self._write(study, decided)
+        except ConflictError:
+            log.info("study_changed_while_judged", study_instance_uid=study.study_instance_uid)
+            return 0
+
+    def _write(self, study: StudyView, decided: StudyPlan) -> int:
+        with self.record.write() as session:
+            opened = studies.settle(
+                session,
+                study,
+                revisions=decided.revisions,
+                stored=decided.stored,
+                complete=decided.complete,
+                reason=decided.reason,
+                check_at=decided.check_at,
+            )
+        if opened:
+            log.info(
+                "study_routed",
+                study_instance_uid=study.study_instance_uid,
+                revisions=len(opened),
+                reason=decided.reason,
+            )
+        return len(opened)
+
+
+class PacsCounts:
+    """Asks the sender by C-FIND how many images a study has, where its peer entry allows."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+
+    def __call__(self, study: StudyView) -> int | None:
+        """None when nobody may be asked or nobody answers: a silent PACS must not stop the work."""
+        known = self.settings.peer_by_ae(study.calling_ae)
+        if known is None or not known[1].expected_counts:
+            return None
+        try:
+            return scu.count_instances(known[1], self.settings, study.study_instance_uid)
+        except (RetriableError, PermanentError) as error:
+            log.warning("expected_count_unknown", peer=known[0], reason=str(error))
+            return None
