@@ -1,0 +1,1 @@
+"""The command line. `main` joins the commands of all packages; the others are this package's own."""

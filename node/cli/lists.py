@@ -1,0 +1,86 @@
+"""`radnode studies | instances | jobs | deliveries | retry | audit`: the record, for people and scripts."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from db import deliveries as db_deliveries
+from db import jobs as db_jobs
+from db import listing
+from node.cli.common import EXIT_FAILED, Config, Json, err, later, open_record, show
+
+ACTOR = "command line"
+
+studies_app = typer.Typer()
+instances_app = typer.Typer()
+jobs_app = typer.Typer()
+deliveries_app = typer.Typer()
+retry_app = typer.Typer()
+audit_app = typer.Typer(no_args_is_help=True)
+
+
+@studies_app.command()
+def studies(config: Config = None, json: Json = False) -> None:
+    """List the studies received, newest first."""
+    with open_record(config) as (_, record), record.read() as session:
+        rows = listing.studies(session)
+    show(rows, ["study_instance_uid", "state", "instances", "calling_ae", "last_received_at", "reason"], json,
+         "No study has been received yet.")
+
+
+@instances_app.command()
+def instances(
+    config: Config = None,
+    json: Json = False,
+    study: Annotated[str | None, typer.Option(help="Only this Study Instance UID.")] = None,
+) -> None:
+    """List every image received, refused or set aside, and what became of it."""
+    with open_record(config) as (_, record), record.read() as session:
+        rows = listing.instances(session, study)
+    show(rows, ["sop_instance_uid", "state", "reason"], json, "No image has been received yet.")
+
+
+@jobs_app.command()
+def jobs(config: Config = None, json: Json = False) -> None:
+    """List the work: one model on one set of images."""
+    with open_record(config) as (_, record), record.read() as session:
+        rows = listing.jobs(session)
+    show(rows, ["id", "model", "state", "priority", "attempts", "reason"], json, "There is no job yet.")
+
+
+@deliveries_app.command()
+def deliveries(config: Config = None, json: Json = False) -> None:
+    """List what was sent where, and how far it got."""
+    with open_record(config) as (_, record), record.read() as session:
+        rows = listing.deliveries(session)
+    show(rows, ["sop_instance_uid", "kind", "destination", "state", "attempts", "reason"], json,
+         "Nothing has been sent yet.")
+
+
+@retry_app.command()
+def retry(
+    config: Config = None,
+    job: Annotated[str | None, typer.Option(help="Only this job.")] = None,
+    destination: Annotated[str | None, typer.Option(help="Only dead letters to this destination.")] = None,
+) -> None:
+    """Try parked jobs and dead letters again, with their attempts forgiven."""
+    with open_record(config) as (_, record), record.write() as session:
+        letters = db_deliveries.retry(session, actor=ACTOR, destination=destination, job_id=job)
+        parked = [] if destination else ([job] if job else db_jobs.parked(session))
+        tried = sum(db_jobs.retry(session, one, actor=ACTOR) for one in parked)
+    err.print(f"{tried} parked jobs and {letters} dead letters are tried again.")
+    if (job or destination) and not tried and not letters:
+        raise typer.Exit(EXIT_FAILED)
+
+
+@audit_app.callback()
+def audit() -> None:
+    """What happened, for the record."""
+
+
+@audit_app.command()
+def export() -> None:
+    """Export the audit trail (a release to come)."""
+    later("`radnode audit export`")

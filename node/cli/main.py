@@ -1,0 +1,85 @@
+"""`radnode`: commands are found by entry point and imported only when called.
+
+So no package imports one above it, and `radnode echo` never pays for TensorFlow.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib.metadata import entry_points
+from typing import Any
+
+import click
+import typer
+
+from db.errors import ConfigError, RadnodeError
+from node.cli.common import EXIT_FAILED, EXIT_USAGE
+
+GROUP = "radnode.commands"
+
+
+class Commands(click.Group):
+    """A group whose commands are entry points named after them."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted(entry.name for entry in entry_points(group=GROUP))
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        found = list(entry_points(group=GROUP, name=cmd_name))
+        if not found:
+            return None
+        app: typer.Typer = found[0].load()
+        command: Any = typer.main.get_command(app)
+        command.name = cmd_name
+        return command  # type: ignore[no-any-return]
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The overview comes from a table: reading each command's own help would import all of them."""
+        rows = [(name, SUMMARIES.get(name, "")) for name in self.list_commands(ctx) if name not in INTERNAL]
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
+
+
+SUMMARIES = {
+    "analyze": "Read DICOM files without any service: SR, secondary capture and JSON into a folder.",
+    "audit": "What happened, for the record.",
+    "bench": "Measure this machine.",
+    "config": "Check the settings.",
+    "db": "Look after the database.",
+    "deliveries": "List what was sent where, and how far it got.",
+    "demo": "Show the whole way of a chest radiograph on this machine.",
+    "doctor": "Find what is wrong with this installation and say how to mend it.",
+    "echo": "C-ECHO a peer.",
+    "evaluate": "Measure a model on labelled images.",
+    "federate": "Train together with other hospitals.",
+    "instances": "List every image received and what became of it.",
+    "jobs": "List the work: one model on one set of images.",
+    "models": "List, show and verify model bundles.",
+    "retry": "Try parked jobs and dead letters again.",
+    "routes": "Explain how a file would be routed.",
+    "send": "Send DICOM files to a peer.",
+    "serve": "Run the node.",
+    "studies": "List the studies received.",
+    "train": "Train a model.",
+    "worker": "Run the workers of this machine.",
+}
+# Parts of `serve`, callable on their own by a service manager.
+INTERNAL = {"listener", "keeper", "web"}
+
+cli = Commands(name="radnode", help="An AI node that stands beside a hospital's PACS. Research use; not a medical device.")
+
+
+def run() -> None:
+    """Entry point of the console script: a typed failure becomes one line and an exit status."""
+    try:
+        cli()
+    except ConfigError as error:
+        click.echo(f"radnode: {error}", err=True)
+        sys.exit(EXIT_USAGE)
+    except RadnodeError as error:
+        click.echo(f"radnode: {error}", err=True)
+        sys.exit(EXIT_FAILED)
+
+
+if __name__ == "__main__":
+    run()

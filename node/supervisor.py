@@ -1,0 +1,120 @@
+"""`radnode serve`: the node on one machine, as a handful of processes.
+
+The listener, the keeper (sweeper, relay, upkeep), the web side and, where no broker is configured, an embedded broker and
+the workers are separate processes, so that a decoder that dies takes nothing else with it. Each is a command of its own,
+so that a hospital can run them on different machines; nothing is passed between them but settings and the record.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+import structlog
+
+from db import schema
+from db.errors import ConfigError
+from db.session import Record
+from node.broker import start_broker
+from node.processes import Child, supervise
+from node.settings import Settings
+
+log = structlog.get_logger(__name__)
+
+# The listener first, so that nothing more is taken; workers get the time to finish what they hold.
+STOP_GRACE_S = {"listener": 10.0, "worker": 30.0, "keeper": 10.0, "web": 5.0}
+
+
+def serve(settings: Settings, config_file: Path | None) -> None:
+    """Run the node until SIGTERM or SIGINT. Raises ConfigError when another node uses the data folder."""
+    stopping = _Stop()
+    with _data_folder(settings):
+        _migrate(settings)
+        broker = start_broker(settings) if settings.embedded_broker else None
+        children = _children(settings, config_file)
+        try:
+            supervise([*([broker] if broker else []), *children], stopping, lambda: _announce(settings))
+        finally:
+            _stop(children, broker)
+
+
+def command(name: str, config_file: Path | None) -> list[str]:
+    """The argv of another command of this installation."""
+    argv = [sys.executable, "-m", "node.cli.main", name]
+    return [*argv, "--config", str(config_file)] if config_file else argv
+
+
+def _children(settings: Settings, config_file: Path | None) -> list[Child]:
+    names = ["listener", "keeper", "web"]
+    children = [Child(name, command(name, config_file), reports_ready=True) for name in names]
+    if settings.embedded_broker:
+        # With a broker of its own the node is alone on this machine; a hospital starts `radnode worker` where the GPUs are.
+        children.append(Child("worker", command("worker", config_file)))
+    return children
+
+
+def _announce(settings: Settings) -> None:
+    log.info(
+        "ready",
+        dicom=f"{settings.ae_title}@{settings.dicom_host}:{settings.dicom_port}",
+        web=f"http://{settings.web_host}:{settings.web_port}",
+        data_dir=str(settings.data_dir),
+    )
+
+
+def _stop(children: list[Child], broker: Child | None) -> None:
+    by_name = {child.name: child for child in children}
+    for name, grace_s in STOP_GRACE_S.items():
+        if name in by_name:
+            by_name[name].stop(grace_s)
+    if broker is not None:
+        broker.stop(5.0)
+    log.info("stopped")
+
+
+class _Stop:
+    """True once SIGTERM or SIGINT has come."""
+
+    def __init__(self) -> None:
+        self.set = False
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._on_signal)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        self.set = True
+
+    def __call__(self) -> bool:
+        return self.set
+
+
+@contextmanager
+def _data_folder(settings: Settings) -> Iterator[None]:
+    """Own the data folder: two nodes in one would hand each other's work back."""
+    settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with (settings.data_dir / "radnode.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ConfigError(
+                f"another node uses {settings.data_dir}; stop it, or set RADNODE_DATA_DIR to another folder"
+            ) from error
+        pid_file = settings.data_dir / "radnode.pid"
+        pid_file.write_text(f"{os.getpid()}\n")
+        try:
+            yield
+        finally:
+            pid_file.unlink(missing_ok=True)
+
+
+def _migrate(settings: Settings) -> None:
+    record = Record(settings.record_url)
+    try:
+        schema.upgrade(record)
+    finally:
+        record.close()
