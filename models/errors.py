@@ -66,3 +66,7 @@ class RuntimeUnavailable(ModelError):
     """An inference runtime or its cache is not usable now; another worker or a later moment may have it."""
 
     permanent: ClassVar[bool] = False
+
+
+class DatasetError(ModelError):
+    """A label file, its images or their split cannot be used for training or judging."""

@@ -67,15 +67,19 @@ def _ramp(pixels: FloatArray, start: float, length: float) -> FloatArray:
     # Subtract first: start / length may dwarf the pixels' own precision.
     ramp = pixels - np.float32(start)
     ramp *= np.float32(1 / length)
-    return np.clip(ramp, 0, 1, out=ramp)
+    np.clip(ramp, 0, 1, out=ramp)
+    return ramp
 
 
 def _sigmoid(pixels: FloatArray, voi: LinearWindow) -> FloatArray:
     # Beyond +-30 the curve is 0 or 1 in float32; the clip keeps exp from overflowing.
-    exponent = np.clip((pixels - np.float32(voi.center)) * np.float32(-4 / voi.width), -30, 30)
-    np.exp(exponent, out=exponent)
-    exponent += 1
-    return np.reciprocal(exponent, out=exponent)
+    curve = pixels - np.float32(voi.center)
+    curve *= np.float32(-4 / voi.width)
+    np.clip(curve, -30, 30, out=curve)
+    np.exp(curve, out=curve)
+    curve += np.float32(1)
+    np.reciprocal(curve, out=curve)
+    return curve
 
 
 def _look_up(pixels: FloatArray, lut: LookupTable) -> FloatArray:
@@ -83,13 +87,13 @@ def _look_up(pixels: FloatArray, lut: LookupTable) -> FloatArray:
         raise PreprocessError(f"VOI LUT with {lut.values.size} entries of {lut.bits} bits cannot be applied")
     index = np.clip(np.rint(pixels) - lut.first_mapped, 0, lut.values.size - 1).astype(np.intp)
     scaled = np.clip(lut.values * np.float32(1 / (2**lut.bits - 1)), 0, 1).astype(np.float32)
-    return scaled[index]
+    looked_up: FloatArray = scaled[index]
+    return looked_up
 
 
 def _refuse_bad_window(voi: LinearWindow) -> None:
     if voi.function not in ("LINEAR", "LINEAR_EXACT", "SIGMOID"):
         raise PreprocessError(f"VOI LUT function {voi.function[:16]!r} is not one of PS3.3 C.11.2.1.2")
-    least = 1 if voi.function == "LINEAR" else 0
-    allowed = voi.width >= 1 if least else voi.width > 0
+    allowed = voi.width >= 1 if voi.function == "LINEAR" else voi.width > 0
     if not (allowed and math.isfinite(voi.width) and math.isfinite(voi.center)):
         raise PreprocessError(f"window of center {voi.center:g} and width {voi.width:g} is not allowed for {voi.function}")

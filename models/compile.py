@@ -1,0 +1,80 @@
+"""Once per machine: a bundle's weights become a LiteRT file.
+
+The bundle holds its weights once, as arrays; what a runtime wants is derived from them and kept in a cache, under the
+bundle's digest. TensorFlow does the conversion in a process of its own, so that the caller never loads it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from models.errors import RuntimeUnavailable
+from models.registry import Bundle, load_bundle
+
+TIMEOUT_S = 600.0
+
+
+def cache_folder() -> Path:
+    """`RADNODE_MODEL_CACHE`, else the user's cache folder."""
+    configured = os.environ.get("RADNODE_MODEL_CACHE")
+    if configured:
+        return Path(configured)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "radnode" / "models"
+
+
+def compiled(bundle: Bundle) -> Path:
+    """The LiteRT file of a bundle, made now if this machine has none. Raises RuntimeUnavailable."""
+    target = cache_folder() / f"{bundle.identity.bundle_digest}.tflite"
+    if target.is_file():
+        return target
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        done = subprocess.run(
+            [sys.executable, "-m", "models.compile", str(bundle.folder), str(target)],
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT_S,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise RuntimeUnavailable(f"model {bundle.manifest.id} cannot be compiled into {target.parent}") from error
+    if done.returncode or not target.is_file():
+        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        raise RuntimeUnavailable(f"model {bundle.manifest.id} was not compiled for this machine: {last}")
+    return target
+
+
+def compile_bundle(bundle: Bundle, target: Path) -> None:
+    """Convert and move into place. Two processes may do so at once: the second replaces equal by equal."""
+    import tensorflow as tf  # noqa: PLC0415 - this process exists to load it
+
+    from models import backbones  # noqa: PLC0415 - imports Keras on use
+
+    shape = bundle.manifest.architecture
+    model = backbones.build(shape.name, shape.input_shape, shape.outputs)
+    backbones.load_weights(model, bundle.weights)
+    with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+        # By way of a SavedModel: conversion from concrete functions has given NaN for networks with two outputs.
+        model.export(folder, format="tf_saved_model", verbose=False)
+        flat = tf.lite.TFLiteConverter.from_saved_model(folder).convert()
+        temporary = Path(folder) / "model.tflite"
+        temporary.write_bytes(flat)
+        temporary.replace(target)
+
+
+def main() -> None:
+    """`python -m models.compile BUNDLE TARGET`."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("bundle", type=Path)
+    parser.add_argument("target", type=Path)
+    arguments = parser.parse_args()
+    compile_bundle(load_bundle(arguments.bundle), arguments.target)
+
+
+if __name__ == "__main__":
+    main()

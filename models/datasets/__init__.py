@@ -1,0 +1,1 @@
+"""Labelled images: reading label files, and splitting them by patient."""

@@ -1,0 +1,1 @@
+"""Judging models: figures with patient-level intervals."""

@@ -1,0 +1,207 @@
+"""`model.json`: what a bundle says of itself, checked before anything else of the bundle is opened."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from datetime import datetime
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from models.backbones import ARCHITECTURES
+from models.contracts import Priority
+from models.errors import BundleFileError, DigestError, ManifestError
+
+MANIFEST = "model.json"
+
+
+def _compiles(pattern: str) -> str:
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise ValueError(f"no valid regular expression: {error}") from error
+    return pattern
+
+
+def _inside(path: str) -> str:
+    pure = PurePosixPath(path)
+    if pure.is_absolute() or ".." in pure.parts or "\\" in path or not pure.name:
+        raise ValueError("a bundle's files lie inside the bundle")
+    return path
+
+
+Pattern = Annotated[str, AfterValidator(_compiles)]
+Probability = Annotated[float, Field(ge=0, le=1)]
+
+
+class Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Architecture(Part):
+    name: str
+    input_shape: tuple[int, int, int]
+    head: Literal["gap_dense"]
+    outputs: int = Field(ge=1)
+
+    @model_validator(mode="after")
+    def _allowed(self) -> Architecture:
+        if self.name not in ARCHITECTURES:
+            raise ValueError(f"architecture {self.name} is none of {', '.join(sorted(ARCHITECTURES))}")
+        return self
+
+
+class BundleFile(Part):
+    path: Annotated[str, AfterValidator(_inside)]
+    role: Literal["weights", "golden", "card", "notice", "report"]
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class Code(Part):
+    value: str = Field(min_length=1, max_length=16)
+    scheme: str = Field(min_length=1, max_length=16)
+    meaning: str = Field(min_length=1, max_length=64)
+
+
+class Label(Part):
+    key: Annotated[str, Field(pattern=r"^[a-z0-9_]{1,32}$")]
+    display: str = Field(min_length=1, max_length=48)
+    code: Code
+    site: Code | None = None
+    code_verified: bool = False
+
+
+class AdmissionRules(Part):
+    """What the model was made for; see `models.admission`."""
+
+    sop_classes: tuple[str, ...]
+    modalities: tuple[str, ...]
+    body_parts: tuple[str, ...]
+    body_part_pattern: Pattern
+    views: tuple[str, ...]
+    view_missing_pattern: Pattern
+    reject_pattern: Pattern
+    photometric: tuple[str, ...]
+    min_rows: int = 1
+    min_columns: int = 1
+    max_frames: int = 1
+    min_age_years: float | None = None
+    patient_positions_rejected: tuple[str, ...] = ()
+
+
+class Platt(Part):
+    slope: float = Field(gt=0)
+    intercept: float
+
+
+class Calibration(Part):
+    method: Literal["platt"]
+    labels: dict[str, Platt]
+
+
+class Figure(Part):
+    """A measured value with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+class OperatingPoint(Part):
+    label: str
+    name: str
+    threshold: Probability
+    undetermined_low: Probability | None = None
+    priority: Priority = Priority.ROUTINE
+    sensitivity: Figure
+    specificity: Figure
+
+
+class ExplanationRules(Part):
+    method: Literal["grad-cam"]
+    grid: tuple[int, int]
+
+
+class Runtime(Part):
+    cpu: Literal["litert", "keras"] = "litert"
+    gpu: Literal["keras"] = "keras"
+
+
+class Manifest(Part):
+    """The whole of `model.json`. Unknown keys are refused."""
+
+    schema_: Literal["radnode.bundle/1"] = Field(alias="schema")
+    id: Annotated[str, Field(pattern=r"^[a-z0-9-]{1,64}$")]
+    name: str = Field(min_length=1, max_length=64)
+    version: Annotated[str, Field(pattern=r"^\d+\.\d+\.\d+$")]
+    manufacturer: str = Field(min_length=1, max_length=64)
+    created: datetime
+    licence: str
+    intended_use: str
+    regulatory_status: str
+    limits: tuple[str, ...]
+    architecture: Architecture
+    files: tuple[BundleFile, ...]
+    labels: tuple[Label, ...]
+    admission: AdmissionRules
+    preprocessing: tuple[dict[str, Any], ...]
+    calibration: Calibration | None
+    operating_points: tuple[OperatingPoint, ...]
+    explanation: ExplanationRules
+    runtime: Runtime = Runtime()
+    training: dict[str, Any]
+    evaluation: dict[str, Any]
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Manifest:
+        keys = [label.key for label in self.labels]
+        if len(keys) != self.architecture.outputs or len(set(keys)) != len(keys):
+            raise ValueError("the labels must be distinct, and as many as the network has outputs")
+        if sorted(point.label for point in self.operating_points) != sorted(keys):
+            raise ValueError("every label needs exactly one operating point")
+        if self.calibration is not None and set(self.calibration.labels) != set(keys):
+            raise ValueError("the calibration must name every label")
+        return self
+
+    def file(self, role: str) -> str:
+        """The path of the first file with that role. Raises ManifestError when there is none."""
+        for entry in self.files:
+            if entry.role == role:
+                return entry.path
+        raise ManifestError(f"bundle {self.id} lists no file with role {role}")
+
+
+def read_manifest(folder: Path) -> tuple[Manifest, str]:
+    """The manifest of a bundle and its SHA-256 (hex). Raises ManifestError."""
+    try:
+        raw = (folder / MANIFEST).read_bytes()
+    except OSError as error:
+        raise ManifestError(f"bundle {folder.name} has no readable {MANIFEST}") from error
+    try:
+        manifest = Manifest.model_validate_json(raw)
+    except ValidationError as error:
+        problems = "; ".join(f"{'.'.join(map(str, e['loc'])) or MANIFEST}: {e['msg']}" for e in error.errors())
+        raise ManifestError(f"bundle {folder.name}: {problems}") from error
+    return manifest, hashlib.sha256(raw).hexdigest()
+
+
+def verify_files(folder: Path, manifest: Manifest) -> None:
+    """Hold every file against its digest, and refuse files nobody listed. Raises BundleFileError or DigestError."""
+    listed = {entry.path for entry in manifest.files} | {MANIFEST}
+    present = {str(p.relative_to(folder).as_posix()) for p in folder.rglob("*") if not p.is_dir()}
+    if present - listed:
+        raise BundleFileError(f"bundle {manifest.id} holds files its manifest does not list; install it again")
+    for entry in manifest.files:
+        path = folder / entry.path
+        if path.is_symlink() or not path.is_file():
+            raise BundleFileError(f"bundle {manifest.id} lacks {entry.path}, or it is no regular file")
+        if digest_of(path) != entry.sha256:
+            raise DigestError(f"bundle {manifest.id}: {entry.path} is not what the manifest vouches for; install it again")
+
+
+def digest_of(path: Path) -> str:
+    """SHA-256 (hex) of a file."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
