@@ -11,6 +11,9 @@ from collections.abc import Callable
 from models.contracts import Admission, HeaderFacts
 from models.manifest import AdmissionRules
 
+_LONGEST_TEXT = 64
+"""VR LO holds no more (PS3.5 section 6.2); a peer that sends more gets no more of the pattern's time."""
+
 
 def admit(rules: AdmissionRules, facts: HeaderFacts) -> Admission:
     """The first rule that speaks against the image decides; none does: admitted."""
@@ -77,9 +80,12 @@ _RULES: tuple[Callable[[AdmissionRules, HeaderFacts], str], ...] = (
 
 
 def _text(facts: HeaderFacts) -> str:
-    return " ".join((facts.study_description, facts.series_description, facts.protocol_name))
+    described = (facts.study_description, facts.series_description, facts.protocol_name)
+    return " ".join(text[:_LONGEST_TEXT] for text in described)
 
 
 def _shown(value: str) -> str:
     """Code strings (VR CS) only: anything else a peer put there is not repeated."""
-    return value if re.fullmatch(r"[A-Z0-9 _]{1,16}", value.upper()) else "(absent)" if not value else "(not a code)"
+    if not value:
+        return "(absent)"
+    return value if re.fullmatch(r"[A-Z0-9 _]{1,16}", value.upper()) else "(not a code)"

@@ -27,15 +27,21 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "radnode" / "models"
 
 
+def target_of(bundle: Bundle) -> Path:
+    """Where this machine keeps the LiteRT file of a bundle, made or not."""
+    return cache_folder().resolve() / f"{bundle.identity.bundle_digest}.tflite"
+
+
 def compiled(bundle: Bundle) -> Path:
     """The LiteRT file of a bundle, made now if this machine has none. Raises RuntimeUnavailable."""
-    target = cache_folder() / f"{bundle.identity.bundle_digest}.tflite"
+    target = target_of(bundle)
     if target.is_file():
         return target
     try:
         target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         done = subprocess.run(
-            [sys.executable, "-m", "models.compile", str(bundle.folder), str(target)],
+            [sys.executable, "-m", "models.compile", str(bundle.folder.resolve()), "--target", str(target)],
+            cwd=Path(__file__).resolve().parents[1],  # where `-m` finds this package, installed or not
             capture_output=True,
             text=True,
             timeout=TIMEOUT_S,
@@ -58,6 +64,7 @@ def compile_bundle(bundle: Bundle, target: Path) -> None:
     shape = bundle.manifest.architecture
     model = backbones.build(shape.name, shape.input_shape, shape.outputs)
     backbones.load_weights(model, bundle.weights)
+    target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
         # By way of a SavedModel: conversion from concrete functions has given NaN for networks with two outputs.
         model.export(folder, format="tf_saved_model", verbose=False)
@@ -68,12 +75,13 @@ def compile_bundle(bundle: Bundle, target: Path) -> None:
 
 
 def main() -> None:
-    """`python -m models.compile BUNDLE TARGET`."""
+    """`python -m models.compile BUNDLE [--target FILE]`: compile a bundle for this machine's cache."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("bundle", type=Path)
-    parser.add_argument("target", type=Path)
+    parser.add_argument("--target", type=Path)
     arguments = parser.parse_args()
-    compile_bundle(load_bundle(arguments.bundle), arguments.target)
+    bundle = load_bundle(arguments.bundle)
+    compile_bundle(bundle, arguments.target or target_of(bundle))
 
 
 if __name__ == "__main__":

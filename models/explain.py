@@ -12,7 +12,7 @@ from PIL import Image
 
 from models.contracts import Explanation, FloatArray, Placement
 
-METHOD = "Grad-CAM (closed form)"
+METHOD = "Grad-CAM"
 
 
 def closed_form_maps(features: FloatArray, head: FloatArray) -> FloatArray:
@@ -22,7 +22,22 @@ def closed_form_maps(features: FloatArray, head: FloatArray) -> FloatArray:
     """
     cells = features.shape[0] * features.shape[1]
     maps = np.einsum("hwc,cl->lhw", features, head, optimize=True) / cells
-    return np.maximum(maps, 0).astype(np.float32)
+    return _positive(maps)
+
+
+def gradient_maps(features: FloatArray, gradients: FloatArray) -> FloatArray:
+    """Grad-CAM for heads that are not linear.
+
+    features: float32 (h, w, channels). gradients: float32 (labels, h, w, channels), of each logit (never of the
+    probability, whose gradient dies where it saturates) with respect to the features. Returns float32 (labels, h, w),
+    >= 0, on the scale of :func:`closed_form_maps`, to which it is equal for a pooled linear head.
+    """
+    weights = gradients.mean(axis=(1, 2))
+    return _positive(np.einsum("hwc,lc->lhw", features, weights, optimize=True))
+
+
+def _positive(maps: FloatArray) -> FloatArray:
+    return np.maximum(maps, np.float32(0), dtype=np.float32)
 
 
 def explanation(label_key: str, grid: FloatArray, placement: Placement) -> Explanation:
@@ -39,7 +54,10 @@ def map_to_source(found: Explanation, rows: int, columns: int) -> FloatArray:
     place = found.placement
     top, left, height, width = place.target
     scale_y, scale_x = found.grid.shape[0] / place.input_shape[0], found.grid.shape[1] / place.input_shape[1]
-    box = (left * scale_x, top * scale_y, (left + width) * scale_x, (top + height) * scale_y)
+    # Rounding may carry the far edges past the grid, which Pillow refuses.
+    right = min((left + width) * scale_x, float(found.grid.shape[1]))
+    bottom = min((top + height) * scale_y, float(found.grid.shape[0]))
+    box = (left * scale_x, top * scale_y, right, bottom)
     y0, x0, region_rows, region_columns = _scaled(place, rows, columns)
     grid = Image.fromarray(np.ascontiguousarray(found.grid, dtype=np.float32))
     drawn = grid.resize((region_columns, region_rows), Image.Resampling.BICUBIC, box=box)

@@ -1,18 +1,22 @@
-"""`model.json`: what a bundle says of itself, checked before anything else of the bundle is opened."""
+"""`model.json`: what a bundle says of itself, checked before anything else of the bundle is opened.
+
+`manifest.schema.json` beside this file is the same as a JSON Schema, written by :func:`json_schema`.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import re
-from datetime import datetime
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from models.backbones import ARCHITECTURES
 from models.contracts import Priority
 from models.errors import BundleFileError, DigestError, ManifestError
+from models.preprocess import Steps, check_order
 
 MANIFEST = "model.json"
 
@@ -34,6 +38,7 @@ def _inside(path: str) -> str:
 
 Pattern = Annotated[str, AfterValidator(_compiles)]
 Probability = Annotated[float, Field(ge=0, le=1)]
+Side = Annotated[int, Field(ge=1)]
 
 
 class Part(BaseModel):
@@ -41,9 +46,11 @@ class Part(BaseModel):
 
 
 class Architecture(Part):
+    """A network by name. A ``gap_dense`` head is explained in closed form, any other by its gradient."""
+
     name: str
-    input_shape: tuple[int, int, int]
-    head: Literal["gap_dense"]
+    input_shape: tuple[Side, Side, Side]
+    head: Literal["gap_dense", "other"]
     outputs: int = Field(ge=1)
 
     @model_validator(mode="after")
@@ -114,14 +121,23 @@ class OperatingPoint(Part):
     name: str
     threshold: Probability
     undetermined_low: Probability | None = None
+    undetermined_high: Probability | None = None
     priority: Priority = Priority.ROUTINE
     sensitivity: Figure
     specificity: Figure
 
+    @model_validator(mode="after")
+    def _grey_band_ends_at_the_threshold(self) -> OperatingPoint:
+        if self.undetermined_low is not None and self.undetermined_low > self.threshold:
+            raise ValueError("undetermined_low lies above the threshold")
+        if self.undetermined_high not in (None, self.threshold):
+            raise ValueError("undetermined_high is the threshold, or is left out")
+        return self
+
 
 class ExplanationRules(Part):
     method: Literal["grad-cam"]
-    grid: tuple[int, int]
+    grid: tuple[Side, Side]
 
 
 class Runtime(Part):
@@ -137,7 +153,7 @@ class Manifest(Part):
     name: str = Field(min_length=1, max_length=64)
     version: Annotated[str, Field(pattern=r"^\d+\.\d+\.\d+$")]
     manufacturer: str = Field(min_length=1, max_length=64)
-    created: datetime
+    created: AwareDatetime
     licence: str
     intended_use: str
     regulatory_status: str
@@ -146,7 +162,7 @@ class Manifest(Part):
     files: tuple[BundleFile, ...]
     labels: tuple[Label, ...]
     admission: AdmissionRules
-    preprocessing: tuple[dict[str, Any], ...]
+    preprocessing: Steps
     calibration: Calibration | None
     operating_points: tuple[OperatingPoint, ...]
     explanation: ExplanationRules
@@ -163,6 +179,29 @@ class Manifest(Part):
             raise ValueError("every label needs exactly one operating point")
         if self.calibration is not None and set(self.calibration.labels) != set(keys):
             raise ValueError("the calibration must name every label")
+        if self.architecture.head == "other" and self.runtime.cpu != "keras":
+            raise ValueError("a head that is not gap_dense needs the keras runtime, for its gradient")
+        return self
+
+    @model_validator(mode="after")
+    def _files_are_complete(self) -> Manifest:
+        roles, paths = [entry.role for entry in self.files], [entry.path for entry in self.files]
+        if roles.count("weights") != 1 or roles.count("golden") != 1:
+            raise ValueError("the files must hold exactly one with role weights and one with role golden")
+        if len(set(paths)) != len(paths) or MANIFEST in paths:
+            raise ValueError(f"every file is listed once, and {MANIFEST} is not")
+        return self
+
+    @model_validator(mode="after")
+    def _steps_end_in_the_input(self) -> Manifest:
+        try:
+            check_order(self.preprocessing)
+        except ManifestError as error:
+            raise ValueError(str(error)) from error
+        drawn = next((step.rows, step.columns) for step in self.preprocessing if step.step == "resize_pad")
+        channels = next(step.count for step in self.preprocessing if step.step == "channels")
+        if (*drawn, channels) != self.architecture.input_shape:
+            raise ValueError(f"preprocessing ends in {(*drawn, channels)}, not in the architecture's input_shape")
         return self
 
     def file(self, role: str) -> str:
@@ -187,10 +226,16 @@ def read_manifest(folder: Path) -> tuple[Manifest, str]:
     return manifest, hashlib.sha256(raw).hexdigest()
 
 
+def json_schema() -> str:
+    """The manifest's JSON Schema (2020-12) as text, for editors and other tools."""
+    schema = {"$schema": "https://json-schema.org/draft/2020-12/schema"} | Manifest.model_json_schema(by_alias=True)
+    return json.dumps(schema, indent=2) + "\n"
+
+
 def verify_files(folder: Path, manifest: Manifest) -> None:
     """Hold every file against its digest, and refuse files nobody listed. Raises BundleFileError or DigestError."""
     listed = {entry.path for entry in manifest.files} | {MANIFEST}
-    present = {str(p.relative_to(folder).as_posix()) for p in folder.rglob("*") if not p.is_dir()}
+    present = {str(p.relative_to(folder).as_posix()) for p in folder.rglob("*") if p.is_symlink() or not p.is_dir()}
     if present - listed:
         raise BundleFileError(f"bundle {manifest.id} holds files its manifest does not list; install it again")
     for entry in manifest.files:
@@ -198,7 +243,7 @@ def verify_files(folder: Path, manifest: Manifest) -> None:
         if path.is_symlink() or not path.is_file():
             raise BundleFileError(f"bundle {manifest.id} lacks {entry.path}, or it is no regular file")
         if digest_of(path) != entry.sha256:
-            raise DigestError(f"bundle {manifest.id}: {entry.path} is not what the manifest vouches for; install it again")
+            raise DigestError(f"bundle {manifest.id}: {entry.path} is not what it was; install the bundle again")
 
 
 def digest_of(path: Path) -> str:

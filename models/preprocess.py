@@ -283,10 +283,11 @@ def check_order(steps: Steps) -> None:
     """
     names = [step.step for step in steps]
     core = [name for name in names if name not in ("crop", "normalise")]
-    if core != ["window", "invert", "resize_pad", "channels", "scale"]:
-        raise ManifestError(f"preprocessing: steps {core} must be window, invert, resize_pad, channels, scale, in this order")
-    resize_at = names.index("resize_pad")
-    if any(name in names[resize_at:] for name in ("crop", "normalise")) or "normalise" in names[: names.index("window")]:
+    expected = ["window", "invert", "resize_pad", "channels", "scale"]
+    if core != expected:
+        raise ManifestError(f"preprocessing: the steps are {core}; they must be {expected}, in this order")
+    window_at, resize_at = names.index("window"), names.index("resize_pad")
+    if "crop" in names[resize_at:] or "normalise" in names[:window_at] + names[resize_at:]:
         raise ManifestError("preprocessing: crop comes before resize_pad, normalise between window and resize_pad")
     if names.count("crop") > 1:
         raise ManifestError("preprocessing: more than one crop")

@@ -6,12 +6,12 @@ import numpy as np
 
 from models import explain
 from models.calibration import presence, probability
-from models.contracts import CodedConcept, Explanation, Finding, GreyImage, Presence, Reading
+from models.contracts import CodedConcept, Explanation, Finding, FloatArray, GreyImage, Presence, Reading
 from models.errors import NoReadingError
 from models.manifest import Code, Label
 from models.preprocess import prepare
 from models.registry import Bundle
-from models.runner import Runner
+from models.runner import Forward, Runner
 
 
 def read_image(bundle: Bundle, runner: Runner, image: GreyImage) -> Reading:
@@ -20,21 +20,29 @@ def read_image(bundle: Bundle, runner: Runner, image: GreyImage) -> Reading:
     Raises PreprocessError where the image cannot become the model's input, NoReadingError where the network gives no
     finite number.
     """
-    prepared = prepare(bundle.steps, image)
+    prepared = prepare(bundle.manifest.preprocessing, image)
     forward = runner.run(prepared.input.array[np.newaxis])
-    if not np.isfinite(forward.logits).all():
-        raise NoReadingError("the network gave no finite number for this image")
+    if not (np.isfinite(forward.logits).all() and np.isfinite(forward.features).all()):
+        raise NoReadingError(f"model {bundle.manifest.id} gave no finite number for this image")
     findings = tuple(
         _finding(bundle, label, float(logit))
         for label, logit in zip(bundle.manifest.labels, forward.logits[0], strict=True)
     )
-    maps = explain.closed_form_maps(forward.features[0], runner.head)
+    maps = _maps(forward, runner.head)
     explanations: tuple[Explanation, ...] = tuple(
         explain.explanation(finding.key, grid, prepared.input.placement)
         for finding, grid in zip(findings, maps, strict=True)
         if finding.presence is Presence.PRESENT
     )
-    return Reading(findings, explanations, tuple(prepared.notes))
+    return Reading(findings, explanations, prepared.notes)
+
+
+def _maps(forward: Forward, head: FloatArray | None) -> FloatArray:
+    if forward.gradients is not None:
+        return explain.gradient_maps(forward.features[0], forward.gradients[0])
+    if head is None:
+        raise NoReadingError("the runtime gave neither a linear head nor gradients; its maps cannot be drawn")
+    return explain.closed_form_maps(forward.features[0], head)
 
 
 def _finding(bundle: Bundle, label: Label, logit: float) -> Finding:

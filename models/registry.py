@@ -9,7 +9,6 @@ from pathlib import Path
 from models.contracts import ModelIdentity
 from models.errors import BundleNotFoundError
 from models.manifest import MANIFEST, Manifest, read_manifest, verify_files
-from models.preprocess import Steps, parse_steps
 
 SHIPPED = Path(__file__).parent / "bundles"
 
@@ -21,14 +20,15 @@ class Bundle:
     folder: Path
     manifest: Manifest
     identity: ModelIdentity
-    steps: Steps
 
     @property
     def weights(self) -> Path:
+        """npz of the network's arrays."""
         return self.folder / self.manifest.file("weights")
 
     @property
     def golden(self) -> Path:
+        """npz of the bundle's own test vectors."""
         return self.folder / self.manifest.file("golden")
 
 
@@ -46,7 +46,12 @@ def load_bundle(folder: Path) -> Bundle:
         weights_digest=weights,
         licence=manifest.licence,
     )
-    return Bundle(folder, manifest, identity, parse_steps(manifest.preprocessing))
+    return Bundle(folder, manifest, identity)
+
+
+def candidates(extra: Iterable[Path] = ()) -> list[Path]:
+    """Every folder that looks like a bundle, shipped ones first; none of them is opened."""
+    return [path.parent for root in (SHIPPED, *extra) for path in sorted(root.glob(f"*/{MANIFEST}"))]
 
 
 def find_folders(extra: Iterable[Path] = ()) -> dict[str, Path]:
@@ -55,9 +60,8 @@ def find_folders(extra: Iterable[Path] = ()) -> dict[str, Path]:
     Raises ManifestError where a folder that looks like a bundle is none.
     """
     found: dict[str, Path] = {}
-    for root in (SHIPPED, *extra):
-        for path in sorted(root.glob(f"*/{MANIFEST}")):
-            found[read_manifest(path.parent)[0].id] = path.parent
+    for folder in candidates(extra):
+        found[read_manifest(folder)[0].id] = folder
     return found
 
 

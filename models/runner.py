@@ -1,6 +1,7 @@
 """Running a network. The only place that loads Keras or LiteRT at run time, and only when asked to.
 
 On a CPU the network runs in LiteRT, which loads in milliseconds and equals Keras within 1e-5; on a GPU in Keras.
+A runner belongs to one thread: LiteRT's interpreter keeps its tensors between calls.
 """
 
 from __future__ import annotations
@@ -13,24 +14,33 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 from models.contracts import FloatArray
-from models.errors import GoldenError, RuntimeUnavailable
+from models.errors import ArchitectureError, GoldenError, RuntimeUnavailable
 from models.registry import Bundle
 
 GOLDEN_TOLERANCE = 1e-3
+"""In logits; runtimes differ by about 1e-5, a wrong preprocessing or a broken conversion by far more."""
+
+Accelerator = Literal["auto", "cpu", "gpu"]
 
 
 @dataclass(frozen=True)
 class Forward:
-    """logits: float32 (N, labels). features: float32 (N, h, w, channels)."""
+    """What one pass gives.
+
+    logits: float32 (N, labels). features: float32 (N, h, w, channels). gradients: float32 (N, labels, h, w, channels)
+    of the logits with respect to the features; None where the head is linear and the gradient known beforehand.
+    """
 
     logits: FloatArray
     features: FloatArray
+    gradients: FloatArray | None = None
 
 
 class Runner(Protocol):
-    """A loaded network. `head` is the linear layer's weight, float32 (channels, labels)."""
+    """A loaded network. ``head`` is the pooled linear layer's weight, float32 (channels, labels); None for others."""
 
-    head: FloatArray
+    @property
+    def head(self) -> FloatArray | None: ...
 
     def run(self, batch: FloatArray) -> Forward:
         """batch: float32 (N, rows, columns, channels) as the bundle's preprocessing leaves it."""
@@ -38,55 +48,74 @@ class Runner(Protocol):
 
 
 def visible_gpus() -> list[str]:
-    """Indices of the NVIDIA devices this process may use; found without loading TensorFlow."""
-    asked = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if asked is not None:
-        return [index for index in asked.split(",") if index.strip() not in {"", "-1"}]
-    devices = Path("/proc/driver/nvidia/gpus")
-    return [str(i) for i, _ in enumerate(sorted(devices.iterdir()))] if devices.is_dir() else []
+    """Indices (or UUIDs) of the NVIDIA devices this process may use; found without loading TensorFlow."""
+    devices = sorted(path.name.removeprefix("nvidia") for path in Path("/dev").glob("nvidia[0-9]*"))
+    allowed = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if allowed is None or not devices:
+        return devices
+    return [index.strip() for index in allowed.split(",") if index.strip() not in {"", "-1"}]
 
 
-def load_runner(bundle: Bundle, accelerator: Literal["auto", "cpu", "gpu"] = "auto") -> Runner:
+def load_runner(bundle: Bundle, accelerator: Accelerator = "auto") -> Runner:
     """Load a bundle's network and hold it against the bundle's own test vectors.
 
-    Raises GoldenError when it answers them differently, RuntimeUnavailable when the runtime cannot be had.
+    Raises:
+        GoldenError: it answers the test vectors differently.
+        ArchitectureError: the weights do not fit the architecture.
+        RuntimeUnavailable: the runtime, or the GPU asked for, cannot be had.
     """
-    gpu = accelerator == "gpu" or (accelerator == "auto" and bool(visible_gpus()))
-    kind = bundle.manifest.runtime.gpu if gpu else bundle.manifest.runtime.cpu
-    runner: Runner = KerasRunner(bundle) if kind == "keras" else LiteRtRunner(bundle)
+    runner = _runner(bundle, accelerator)
     check_golden(bundle, runner)
     return runner
 
 
-def check_golden(bundle: Bundle, runner: Runner) -> None:
-    """Raise GoldenError unless the runner gives the bundle's own answers within GOLDEN_TOLERANCE."""
-    with np.load(bundle.golden, allow_pickle=False) as golden:
-        inputs, logits = golden["inputs"].astype(np.float32), golden["logits"]
+def _runner(bundle: Bundle, accelerator: Accelerator) -> Runner:
+    if accelerator == "gpu" and not visible_gpus():
+        raise RuntimeUnavailable("no GPU is visible to this process; set the accelerator to auto or cpu")
+    if accelerator != "cpu" and visible_gpus():
+        return KerasRunner(bundle, needs_gpu=accelerator == "gpu")
+    return KerasRunner(bundle) if bundle.manifest.runtime.cpu == "keras" else LiteRtRunner(bundle)
+
+
+def check_golden(bundle: Bundle, runner: Runner) -> float:
+    """The largest difference to the bundle's own logits. Raises GoldenError where it exceeds GOLDEN_TOLERANCE."""
+    try:
+        with np.load(bundle.golden, allow_pickle=False) as golden:
+            inputs, expected = golden["inputs"].astype(np.float32), golden["logits"]
+    except (KeyError, ValueError, OSError) as error:
+        raise GoldenError(f"bundle {bundle.manifest.id} has no readable test vectors; install it again") from error
     got = np.concatenate([runner.run(one[np.newaxis]).logits for one in inputs])
-    worst = float(np.abs(got - logits).max())
+    if got.shape != expected.shape:
+        raise GoldenError(f"bundle {bundle.manifest.id} answers in shape {got.shape}, not {expected.shape}")
+    worst = float(np.abs(got - expected).max())
     if not worst <= GOLDEN_TOLERANCE:
         raise GoldenError(f"bundle {bundle.manifest.id} answers its test vectors {worst:g} off; install it again")
+    return worst
 
 
-def head_weights(bundle: Bundle) -> FloatArray:
-    """float32 (channels, labels) of the linear head."""
-    with np.load(bundle.weights, allow_pickle=False) as arrays:
-        return arrays["logits/kernel"].astype(np.float32)
+def head_weights(bundle: Bundle) -> FloatArray | None:
+    """float32 (channels, labels) of a pooled linear head; None for other heads. Raises ArchitectureError."""
+    if bundle.manifest.architecture.head != "gap_dense":
+        return None
+    try:
+        with np.load(bundle.weights, allow_pickle=False) as arrays:
+            kernel: FloatArray = arrays["logits/kernel"].astype(np.float32)
+    except (KeyError, ValueError, OSError) as error:
+        raise ArchitectureError(f"bundle {bundle.manifest.id} has no weights of a linear head") from error
+    return kernel
 
 
 class LiteRtRunner:
     """LiteRT on the CPU; the network is compiled from the bundle's weights once per machine."""
 
+    head: FloatArray | None
+
     def __init__(self, bundle: Bundle, threads: int | None = None) -> None:
-        from ai_edge_litert.interpreter import Interpreter  # noqa: PLC0415 - run-time only
-
-        from models.compile import compiled  # noqa: PLC0415 - run-time only
-
         self.head = head_weights(bundle)
-        self.interpreter: Any = Interpreter(str(compiled(bundle)), num_threads=threads or os.cpu_count() or 1)
-        self.interpreter.allocate_tensors()
-        self.input = self.interpreter.get_input_details()[0]["index"]
-        self.outputs = {len(o["shape"]): o["index"] for o in self.interpreter.get_output_details()}
+        self._interpreter = _interpreter(bundle, threads or os.cpu_count() or 1)
+        self._input: int = self._interpreter.get_input_details()[0]["index"]
+        by_rank = {len(output["shape"]): output["index"] for output in self._interpreter.get_output_details()}
+        self._logits, self._features = by_rank[2], by_rank[4]
 
     def run(self, batch: FloatArray) -> Forward:
         """One image at a time: LiteRT gains nothing from larger batches, and its memory stays bounded."""
@@ -94,29 +123,88 @@ class LiteRtRunner:
         return Forward(np.concatenate([p.logits for p in parts]), np.concatenate([p.features for p in parts]))
 
     def _one(self, image: FloatArray) -> Forward:
-        self.interpreter.set_tensor(self.input, np.ascontiguousarray(image[np.newaxis], dtype=np.float32))
-        self.interpreter.invoke()
-        return Forward(
-            self.interpreter.get_tensor(self.outputs[2]).copy(), self.interpreter.get_tensor(self.outputs[4]).copy()
-        )
+        interpreter = self._interpreter
+        interpreter.set_tensor(self._input, np.ascontiguousarray(image[np.newaxis], dtype=np.float32))
+        interpreter.invoke()
+        return Forward(interpreter.get_tensor(self._logits), interpreter.get_tensor(self._features))
+
+
+def _interpreter(bundle: Bundle, threads: int) -> Any:
+    from models.compile import compiled  # noqa: PLC0415 - run-time only
+
+    try:
+        from ai_edge_litert.interpreter import Interpreter  # noqa: PLC0415 - run-time only
+    except ImportError as error:
+        raise RuntimeUnavailable("LiteRT cannot be loaded; install ai-edge-litert for this platform") from error
+    path = compiled(bundle)
+    try:
+        interpreter = Interpreter(str(path), num_threads=threads)
+        interpreter.allocate_tensors()
+    except (ValueError, RuntimeError) as error:
+        # Left by a full disk or an older runtime: the next attempt compiles it again.
+        path.unlink(missing_ok=True)
+        raise RuntimeUnavailable(f"model {bundle.manifest.id} was compiled badly here; the file is removed") from error
+    return interpreter
 
 
 class KerasRunner:
-    """Keras, compiled by tf.function; for GPUs."""
+    """Keras inside tf.function: for GPUs, and for heads whose maps need a gradient."""
 
-    def __init__(self, bundle: Bundle) -> None:
-        try:
-            import tensorflow as tf  # noqa: PLC0415 - run-time only
-        except ImportError as error:
-            raise RuntimeUnavailable("TensorFlow is not installed; install radnode[cpu] or radnode[gpu]") from error
+    head: FloatArray | None
+
+    def __init__(self, bundle: Bundle, *, needs_gpu: bool = False) -> None:
+        tf = _tensorflow(needs_gpu=needs_gpu)
         from models import backbones  # noqa: PLC0415 - run-time only
 
-        shape = bundle.manifest.architecture
-        model = backbones.build(shape.name, shape.input_shape, shape.outputs)
+        architecture = bundle.manifest.architecture
+        model = backbones.build(architecture.name, architecture.input_shape, architecture.outputs)
         backbones.load_weights(model, bundle.weights)
         self.head = head_weights(bundle)
-        self.forward = tf.function(lambda images: model(images, training=False), reduce_retracing=True)
+        self._forward = linear_forward(tf, model) if self.head is not None else gradient_forward(tf, model)
 
     def run(self, batch: FloatArray) -> Forward:
-        features, logits = self.forward(batch)
-        return Forward(logits.numpy(), features.numpy())
+        """The whole batch in one pass."""
+        features, logits, *gradients = self._forward(batch)
+        return Forward(logits.numpy(), features.numpy(), gradients[0].numpy() if gradients else None)
+
+
+def _tensorflow(*, needs_gpu: bool) -> Any:
+    try:
+        import tensorflow as tf  # noqa: PLC0415 - run-time only
+    except ImportError as error:
+        raise RuntimeUnavailable("TensorFlow is not installed; install radnode[cpu] or radnode[gpu]") from error
+    devices = tf.config.list_physical_devices("GPU")
+    if needs_gpu and not devices:
+        raise RuntimeUnavailable("TensorFlow sees no GPU; check the driver, and that radnode[gpu] is installed")
+    try:
+        for device in devices:
+            tf.config.experimental.set_memory_growth(device, True)
+    except RuntimeError as error:
+        raise RuntimeUnavailable("TensorFlow was in use before the model was loaded; restart the worker") from error
+    # TF32 rounds products to ten bits, which the golden tolerance is there to notice.
+    tf.config.experimental.enable_tensor_float_32_execution(False)
+    return tf
+
+
+def linear_forward(tf: Any, model: Any) -> Any:
+    """tf.function: batch to (features, logits)."""
+    return tf.function(lambda images: model(images, training=False), reduce_retracing=True)
+
+
+def gradient_forward(tf: Any, model: Any) -> Any:
+    """tf.function: batch to (features, logits, gradients (N, labels, h, w, channels)).
+
+    Only the head is differentiated, once for all labels; the body runs once.
+    """
+    features_tensor, logits_tensor = model.outputs
+    body = type(model)(model.inputs, features_tensor)
+    head = type(model)(features_tensor, logits_tensor)
+
+    def forward(images: Any) -> tuple[Any, Any, Any]:
+        features = body(images, training=False)
+        with tf.GradientTape() as tape:
+            tape.watch(features)
+            logits = head(features, training=False)
+        return features, logits, tape.batch_jacobian(logits, features)
+
+    return tf.function(forward, reduce_retracing=True)

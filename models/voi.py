@@ -96,4 +96,4 @@ def _refuse_bad_window(voi: LinearWindow) -> None:
         raise PreprocessError(f"VOI LUT function {voi.function[:16]!r} is not one of PS3.3 C.11.2.1.2")
     allowed = voi.width >= 1 if voi.function == "LINEAR" else voi.width > 0
     if not (allowed and math.isfinite(voi.width) and math.isfinite(voi.center)):
-        raise PreprocessError(f"window of center {voi.center:g} and width {voi.width:g} is not allowed for {voi.function}")
+        raise PreprocessError(f"{voi.function} window of center {voi.center:g} and width {voi.width:g} is not allowed")

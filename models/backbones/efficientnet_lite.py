@@ -1,7 +1,7 @@
 """EfficientNet-Lite0 (Tan and Le, ICML 2019; the Lite variant drops squeeze-and-excitation and uses ReLU6).
 
-Input: float32 (N, rows, columns, 3) in [-1, 1], (255 x - 127) / 128 of a [0, 1] image. The feature map has 1280 channels
-at 1/32 of the input's size.
+Input: float32 (N, rows, columns, 3) in [-1, 1], (255 x - 127) / 128 of a [0, 1] image. The feature map has 1280
+channels at 1/32 of the input's size.
 """
 
 from __future__ import annotations
@@ -37,7 +37,14 @@ def build(input_shape: tuple[int, int, int], outputs: int, dropout: float = 0.3)
     block = 0
     for expansion, channels, repeats, stride, kernel in _STAGES:
         for repeat in range(repeats):
-            x = _inverted_residual(x, expansion, channels, kernel, stride if repeat == 0 else 1, f"block{block}")
+            x = _inverted_residual(
+                x,
+                f"block{block}",
+                expansion=expansion,
+                channels=channels,
+                kernel=kernel,
+                stride=1 if repeat else stride,
+            )
             block += 1
     x = layers.Conv2D(1280, 1, use_bias=False, name="top_conv")(x)
     x = layers.BatchNormalization(epsilon=_EPSILON, name="top_bn")(x)
@@ -71,7 +78,7 @@ def _convolution(x: Any, filters: int, kernel: int, stride: int, name: str) -> A
     return layers.ReLU(6.0, name=f"{name}_relu")(x)
 
 
-def _inverted_residual(x: Any, expansion: int, channels: int, kernel: int, stride: int, name: str) -> Any:
+def _inverted_residual(x: Any, name: str, *, expansion: int, channels: int, kernel: int, stride: int) -> Any:
     entry = x
     entering = int(x.shape[-1])
     if expansion != 1:

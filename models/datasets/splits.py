@@ -51,6 +51,23 @@ def split_by_patient(
     return Split(**members, digest=_digest(parts))
 
 
+def folds_by_patient(
+    rows: Sequence[LabelledImage], folds: int, salt: str
+) -> list[tuple[tuple[LabelledImage, ...], tuple[LabelledImage, ...]]]:
+    """(training, held-out) pairs for cross-validation, stratified as in :func:`split_by_patient`."""
+    fold_of: dict[str, int] = {}
+    for _, patients in sorted(_strata(rows).items()):
+        ordered = sorted(patients, key=lambda patient: _draw(salt, patient))
+        fold_of.update({patient: index % folds for index, patient in enumerate(ordered)})
+    pairs = []
+    for fold in range(folds):
+        training = tuple(row for row in rows if fold_of[row.patient] != fold)
+        held_out = tuple(row for row in rows if fold_of[row.patient] == fold)
+        check_disjoint(training, held_out)
+        pairs.append((training, held_out))
+    return pairs
+
+
 def check_disjoint(*parts: Sequence[LabelledImage]) -> None:
     """Raise DatasetError when a patient is in two parts: the figures would be worth nothing."""
     owner: dict[str, int] = {}

@@ -6,7 +6,7 @@ Tibshirani 1993, cluster bootstrap).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -109,23 +109,30 @@ def predictive_value(sensitivity: float, specificity: float, prevalence: float) 
     return _ratio(true, true + false)
 
 
-def bootstrap(
-    metric: Metric, labels: Numbers, scores: Numbers, patients: Numbers, *, resamples: int = 1000, seed: int = 0
-) -> Interval:
-    """The metric with a 95 % percentile interval over resampled patients. Resamples that give NaN are left out."""
+def resamples_of_patients(patients: Numbers, resamples: int, seed: int = 0) -> Iterator[NDArray[np.intp]]:
+    """Index arrays, each of as many patients as there are, drawn with replacement, all images of each."""
     random = np.random.default_rng(seed)
     _, inverse = np.unique(patients, return_inverse=True)
-    members = [np.nonzero(inverse == i)[0] for i in range(inverse.max() + 1)]
-    values = []
+    members = [np.flatnonzero(inverse == patient) for patient in range(int(inverse.max()) + 1)]
     for _ in range(resamples):
-        chosen = np.concatenate([members[i] for i in random.integers(0, len(members), len(members))])
-        values.append(metric(labels[chosen], scores[chosen]))
-    kept = np.array([v for v in values if np.isfinite(v)])
-    value = metric(labels, scores)
-    if not len(kept):
+        yield np.concatenate([members[i] for i in random.integers(0, len(members), len(members))])
+
+
+def interval(value: float, resampled: Iterable[float]) -> Interval:
+    """95 % percentile interval; resamples that gave NaN (one class only) are left out."""
+    kept = [v for v in resampled if np.isfinite(v)]
+    if not kept:
         return Interval(value, float("nan"), float("nan"))
     low, high = np.percentile(kept, [2.5, 97.5])
     return Interval(value, float(low), float(high))
+
+
+def bootstrap(
+    metric: Metric, labels: Numbers, scores: Numbers, patients: Numbers, *, resamples: int = 1000, seed: int = 0
+) -> Interval:
+    """The metric with a 95 % percentile interval over resampled patients."""
+    draws = resamples_of_patients(patients, resamples, seed)
+    return interval(metric(labels, scores), (metric(labels[chosen], scores[chosen]) for chosen in draws))
 
 
 def _ratio(part: float, whole: float) -> float:

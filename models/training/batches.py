@@ -19,21 +19,27 @@ def draw_probabilities(sources: NDArray[Any], labels: NDArray[Any], power: float
         for label in np.unique(labels[here]):
             cell = here & (labels == label)
             chance[cell] = float(here.sum()) ** power / len(np.unique(labels[here])) / cell.sum()
-    return chance / chance.sum()
+    chance /= chance.sum()
+    return chance
 
 
 class Augmenter:
-    """Random rotation, zoom, shift, brightness, contrast and a grey patch, on grey planes in [0, 1]."""
+    """Random rotation, zoom, aspect, shift, gamma, contrast, brightness and a grey patch, on grey planes in [0, 1].
+
+    Aspect: some public sets squashed their films to squares, while serving keeps the film's own shape. Gamma, contrast
+    and brightness stand for the windows that different hands choose.
+    """
 
     def __init__(self, config: TrainingConfig) -> None:
         self.config = config
         self.random = tf.random.Generator.from_seed(config.seed)
 
-    @tf.function(reduce_retracing=True)  # type: ignore[misc]
+    @tf.function(reduce_retracing=True)  # type: ignore[untyped-decorator]
     def __call__(self, images: Any) -> Any:
         """float32 (N, rows, columns, 1) to the same shape and range."""
         images = self._move(images)
         count = tf.shape(images)[0]
+        images = tf.pow(images, tf.exp(self._uniform([count, 1, 1, 1], self.config.gamma)))
         gain = 1.0 + self._uniform([count, 1, 1, 1], self.config.contrast)
         shift = self._uniform([count, 1, 1, 1], self.config.brightness)
         images = (images - 0.5) * gain + 0.5 + shift
@@ -46,13 +52,14 @@ class Augmenter:
         count, size = tf.shape(images)[0], tf.cast(tf.shape(images)[1], tf.float32)
         angle = self._uniform([count], self.config.rotation_degrees * np.pi / 180)
         scale = 1.0 + self._uniform([count], self.config.zoom)
+        stretch = tf.exp(self._uniform([count], self.config.aspect))
         dx, dy = self._uniform([count], self.config.shift) * size, self._uniform([count], self.config.shift) * size
-        cos, sin = tf.cos(angle) * scale, tf.sin(angle) * scale
+        across, down = scale * stretch, scale / stretch
+        a, b, c, d = tf.cos(angle) * across, -tf.sin(angle) * down, tf.sin(angle) * across, tf.cos(angle) * down
         centre = (size - 1) / 2
-        offset_x = centre - cos * centre + sin * centre + dx
-        offset_y = centre - sin * centre - cos * centre + dy
-        zero = tf.zeros_like(cos)
-        transforms = tf.stack([cos, -sin, offset_x, sin, cos, offset_y, zero, zero], axis=1)
+        offset_x, offset_y = centre - (a + b) * centre + dx, centre - (c + d) * centre + dy
+        zero = tf.zeros_like(a)
+        transforms = tf.stack([a, b, offset_x, c, d, offset_y, zero, zero], axis=1)
         return tf.raw_ops.ImageProjectiveTransformV3(
             images=images,
             transforms=transforms,

@@ -1,0 +1,161 @@
+"""Finding the dataset in a DICOM file or in the bytes of a C-STORE, and in which encoding it is written.
+
+Rules: PS3.10 section 7 (preamble, file meta information), PS3.5 section 10 and annex A (transfer syntaxes).
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from tempfile import SpooledTemporaryFile
+from typing import IO, BinaryIO
+
+from db.errors import RefusedError
+
+IMPLICIT_VR_LITTLE_ENDIAN = "1.2.840.10008.1.2"
+EXPLICIT_VR_LITTLE_ENDIAN = "1.2.840.10008.1.2.1"
+DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN = "1.2.840.10008.1.2.1.99"
+EXPLICIT_VR_BIG_ENDIAN = "1.2.840.10008.1.2.2"
+
+MOST_INFLATED_BYTES = 512 << 20
+
+LONG_VRS = frozenset({b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"})
+"""VRs whose explicit header has a length of 32 bits (PS3.5 section 7.1.2)."""
+
+_TRANSFER_SYNTAX_UID = 0x00020010
+_MOST_META_BYTES = 1 << 20
+_SPOOL_BYTES = 16 << 20
+_CHUNK_BYTES = 1 << 16
+
+
+class HeaderError(RefusedError):
+    """The bytes are no complete DICOM dataset; the same bytes will never be."""
+
+
+@dataclass(frozen=True)
+class RawDataset:
+    """An open dataset: inflated, its encoding known. Offsets count from the start of ``file``.
+
+    transfer_syntax: as the file meta information or the caller says; where neither does, the native syntax that the
+    first element shows.
+    """
+
+    file: IO[bytes]
+    start: int
+    size: int
+    transfer_syntax: str
+    implicit_vr: bool
+    big_endian: bool
+
+    def read(self, start: int, length: int) -> bytes:
+        """Exactly ``length`` bytes from ``start`` on.
+
+        Raises:
+            HeaderError: the data ends before.
+        """
+        if start + length > self.size:
+            raise truncated(start + length - self.size)
+        self.file.seek(start)
+        return self.file.read(length)
+
+
+def truncated(missing_bytes: int) -> HeaderError:
+    return HeaderError(f"truncated: {missing_bytes} bytes are missing")
+
+
+@contextmanager
+def open_dataset(
+    source: bytes | BinaryIO, transfer_syntax: str | None = None, max_inflate_bytes: int = MOST_INFLATED_BYTES
+) -> Iterator[RawDataset]:
+    """Open a DICOM file (with or without preamble and meta information) or the bare bytes of a C-STORE.
+
+    Args:
+        source: the bytes, or a seekable binary file, read from its beginning; it stays open.
+        transfer_syntax: for a dataset without file meta information; None guesses it from the first element.
+        max_inflate_bytes: a deflated dataset that grows beyond this is refused; it is inflated to disk, not memory.
+
+    Raises:
+        HeaderError: no DICOM, or a deflated dataset that is broken or too large.
+    """
+    file: IO[bytes] = io.BytesIO(source) if isinstance(source, bytes) else source
+    size = file.seek(0, io.SEEK_END)
+    start, from_meta = _after_meta(file, _after_preamble(file), size)
+    syntax = from_meta or transfer_syntax or ""
+    if syntax == DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN:
+        file.seek(start)
+        with SpooledTemporaryFile(max_size=_SPOOL_BYTES) as inflated:
+            inflated_size = _inflate(file, inflated, max_inflate_bytes)
+            yield _recognise(inflated, 0, inflated_size, syntax)
+    else:
+        yield _recognise(file, start, size, syntax)
+
+
+def _after_preamble(file: IO[bytes]) -> int:
+    file.seek(128)
+    return 132 if file.read(4) == b"DICM" else 0
+
+
+def _after_meta(file: IO[bytes], start: int, size: int) -> tuple[int, str]:
+    """Offset of the dataset and the Transfer Syntax UID ("" where none is given). Group 2 is explicit little endian."""
+    syntax = ""
+    position = start
+    while position + 8 <= size:
+        file.seek(position)
+        group, element, vr, length = struct.unpack("<HH2sH", file.read(8))
+        if group != 0x0002:
+            break
+        value_start = position + 8
+        if vr in LONG_VRS:
+            length = int.from_bytes(file.read(4), "little")
+            value_start += 4
+        if value_start + length > size or value_start + length - start > _MOST_META_BYTES:
+            raise HeaderError("malformed: the file meta information does not end")
+        if group << 16 | element == _TRANSFER_SYNTAX_UID:
+            syntax = file.read(length).decode("ascii", "replace").strip("\0 ")
+        position = value_start + length
+    return position, syntax
+
+
+def _recognise(file: IO[bytes], start: int, size: int, syntax: str) -> RawDataset:
+    """Trust the first element over the transfer syntax about explicit and implicit VR, as writers confuse them."""
+    file.seek(start)
+    first = file.read(6)
+    if len(first) < 6:
+        raise HeaderError("empty: there is no dataset")
+    explicit = first[4:6].isalpha() and first[4:6].isupper()
+    little, big = struct.unpack("<H", first[:2])[0], struct.unpack(">H", first[:2])[0]
+    # Every composite instance begins with group 8 (or a stray command group 0); other small groups occur in samples.
+    big_endian = syntax == EXPLICIT_VR_BIG_ENDIAN if syntax else big < little and explicit
+    if not syntax and not _plausible_first_group(big if big_endian else little):
+        raise HeaderError("not a DICOM dataset")
+    if not syntax:
+        syntax = EXPLICIT_VR_LITTLE_ENDIAN if explicit else IMPLICIT_VR_LITTLE_ENDIAN
+        syntax = EXPLICIT_VR_BIG_ENDIAN if big_endian else syntax
+    return RawDataset(file, start, size, syntax, implicit_vr=not explicit, big_endian=big_endian)
+
+
+def _plausible_first_group(group: int) -> bool:
+    return group <= 0x0028 or group == 0x300A
+
+
+def _inflate(source: IO[bytes], target: IO[bytes], most_bytes: int) -> int:
+    """Raw deflate stream (PS3.5 A.5) from ``source`` into ``target``; the number of bytes written."""
+    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+    written = 0
+    while not inflater.eof:
+        chunk = inflater.unconsumed_tail or source.read(_CHUNK_BYTES)
+        if not chunk:
+            raise HeaderError("truncated: the deflated dataset does not end")
+        try:
+            plain = inflater.decompress(chunk, 16 * _CHUNK_BYTES)
+        except zlib.error as error:
+            raise HeaderError("malformed: the deflated dataset cannot be inflated") from error
+        written += len(plain)
+        if written > most_bytes:
+            raise HeaderError(f"too large: the deflated dataset is longer than {most_bytes} bytes when inflated")
+        target.write(plain)
+    return written

@@ -1,0 +1,19 @@
+"""C-STORE and N-EVENT-REPORT statuses the node answers (PS3.4 B.2.3, PS3.7 annex C)."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+
+class Status(IntEnum):
+    """What a peer is told. Out-of-resources invites it to try again later; the other failures do not."""
+
+    SUCCESS = 0x0000
+    PROCESSING_FAILURE = 0x0110
+    NO_SUCH_INSTANCE = 0x0112
+    INVALID_INSTANCE = 0x0117  # malformed or empty SOP Instance UID
+    CLASS_NOT_SUPPORTED = 0x0122  # the data set's class is not the one negotiated for its context
+    NOT_AUTHORISED = 0x0124
+    OUT_OF_RESOURCES = 0xA700
+    MISMATCH = 0xA900  # the data set is not of the class or instance that the command names
+    CANNOT_UNDERSTAND = 0xC000

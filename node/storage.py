@@ -1,0 +1,124 @@
+"""Files below the data folder: durable before they are named, and named by the node alone.
+
+What is adopted has survived a power cut once the call returns: the file is synced, renamed, and its folder synced.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+import uuid
+from pathlib import Path
+
+from db.errors import StorageFull
+from node.settings import Settings
+
+INCOMING = "incoming"
+INSTANCES = "instances"
+RESULTS = "results"
+QUARANTINE = "quarantine"
+
+_KIND = re.compile(r"[a-z]{1,32}")
+
+
+def require_room(settings: Settings) -> None:
+    """Raise StorageFull when less than `limits.min_free_bytes` is free, or the data folder cannot be used."""
+    folder = settings.data_dir
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        free = shutil.disk_usage(folder).free
+    except OSError as error:
+        raise StorageFull(f"the data folder {folder} cannot be used ({error.strerror}); check its disk") from error
+    if free < settings.limits.min_free_bytes:
+        raise StorageFull(
+            f"{free} bytes are free below {folder}, less than limits.min_free_bytes = "
+            f"{settings.limits.min_free_bytes}; make room"
+        )
+
+
+def derived_path(kind: str, identity: str) -> Path:
+    """A relative path for an object, from the SHA-256 of its identity: no character of it is a peer's.
+
+    kind: one of the folder names above. Some 256 folders keep each of them small; more levels would cost more syncs.
+    """
+    if _KIND.fullmatch(kind) is None:
+        raise ValueError("a kind of object is a short lower-case word")
+    name = hashlib.sha256(identity.encode("utf-8", "surrogatepass")).hexdigest()
+    return Path(kind) / name[:2] / f"{name}.dcm"
+
+
+def adopt(data_dir: Path, temp: Path, relative: Path) -> Path:
+    """Make a finished file durable at `relative` below the data folder; returns the absolute path.
+
+    `temp` must lie on the same file system. What is already there is replaced at once or not at all. Raises
+    StorageFull where the disk does not take it.
+    """
+    target = data_dir / relative
+    try:
+        _make_folders(data_dir, target.parent)
+        _sync(temp)
+        temp.replace(target)
+        _sync(target.parent)
+    except OSError as error:
+        raise StorageFull(f"{target} could not be made durable ({error.strerror}); check the disk") from error
+    return target
+
+
+def store_bytes(data_dir: Path, relative: Path, data: bytes) -> Path:
+    """Write bytes durably at `relative` below the data folder. Raises StorageFull."""
+    incoming = incoming_dir(data_dir)
+    temp = incoming / f"{uuid.uuid4().hex}.tmp"
+    try:
+        temp.write_bytes(data)
+    except OSError as error:
+        temp.unlink(missing_ok=True)
+        raise StorageFull(f"{temp} could not be written ({error.strerror}); check the disk") from error
+    return adopt(data_dir, temp, relative)
+
+
+def quarantine(data_dir: Path, temp: Path, identity: str) -> Path:
+    """Set a file aside durably for a person; returns its path relative to the data folder."""
+    relative = derived_path(QUARANTINE, identity)
+    adopt(data_dir, temp, relative)
+    return relative
+
+
+def incoming_dir(data_dir: Path) -> Path:
+    """Where unfinished files live; made when it is not there. Raises StorageFull."""
+    folder = data_dir / INCOMING
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise StorageFull(f"{folder} cannot be made ({error.strerror}); check the disk") from error
+    return folder
+
+
+def clean_incoming(data_dir: Path) -> int:
+    """Remove what a stopped listener left unfinished: nobody was told Success for it. Returns how many files."""
+    count = 0
+    for leftover in incoming_dir(data_dir).iterdir():
+        if leftover.is_file():
+            leftover.unlink(missing_ok=True)
+            count += 1
+    return count
+
+
+def _make_folders(data_dir: Path, folder: Path) -> None:
+    """Like mkdir -p, but each new entry is synced: a folder lost in a power cut takes its files with it."""
+    missing = []
+    while folder != data_dir and not folder.is_dir():
+        missing.append(folder)
+        folder = folder.parent
+    for new in reversed(missing):
+        new.mkdir(mode=0o700, exist_ok=True, parents=True)
+        _sync(new.parent)
+
+
+def _sync(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

@@ -1,0 +1,89 @@
+"""Which transfer syntaxes and SOP classes the node takes, computed from what is installed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+
+from pydicom.pixels.decoders.base import get_decoder
+from pydicom.uid import UID
+from pynetdicom import AllStoragePresentationContexts
+
+_OFFERED = (
+    "1.2.840.10008.1.2.1",
+    "1.2.840.10008.1.2",
+    "1.2.840.10008.1.2.1.99",
+    "1.2.840.10008.1.2.2",
+    "1.2.840.10008.1.2.4.50",
+    "1.2.840.10008.1.2.4.51",
+    "1.2.840.10008.1.2.4.57",
+    "1.2.840.10008.1.2.4.70",
+    "1.2.840.10008.1.2.4.80",
+    "1.2.840.10008.1.2.4.81",
+    "1.2.840.10008.1.2.4.90",
+    "1.2.840.10008.1.2.4.91",
+    "1.2.840.10008.1.2.4.201",
+    "1.2.840.10008.1.2.4.202",
+    "1.2.840.10008.1.2.4.203",
+    "1.2.840.10008.1.2.5",
+)
+
+_SECONDARY_CAPTURE = frozenset(
+    {"1.2.840.10008.5.1.4.1.1.7", "1.2.840.10008.5.1.4.1.1.7.2", "1.2.840.10008.5.1.4.1.1.7.3"}
+)
+_FOR_PROCESSING = frozenset({"1.2.840.10008.5.1.4.1.1.1.1.1"})
+_READABLE = frozenset(
+    {
+        "1.2.840.10008.5.1.4.1.1.1",  # CR
+        "1.2.840.10008.5.1.4.1.1.1.1",  # DX, for presentation
+        "1.2.840.10008.5.1.4.1.1.2",  # CT
+        "1.2.840.10008.5.1.4.1.1.2.1",  # Enhanced CT
+        "1.2.840.10008.5.1.4.1.1.2.2",  # Legacy Converted Enhanced CT
+        "1.2.840.10008.5.1.4.1.1.4",  # MR
+        "1.2.840.10008.5.1.4.1.1.4.1",  # Enhanced MR
+        "1.2.840.10008.5.1.4.1.1.4.4",  # Legacy Converted Enhanced MR
+    }
+)
+
+
+@dataclass(frozen=True)
+class DecodableSyntax:
+    """A transfer syntax that can be taken; ``plugins`` decode it, none for uncompressed ones."""
+
+    uid: str
+    name: str
+    plugins: tuple[str, ...]
+
+
+@cache
+def decodable_transfer_syntaxes() -> tuple[DecodableSyntax, ...]:
+    """The offered transfer syntaxes whose pixels an installed decoder can read, preferred first."""
+    found = []
+    for uid in _OFFERED:
+        decoder = get_decoder(uid)
+        if decoder.is_available:
+            found.append(DecodableSyntax(uid, UID(uid).name, tuple(sorted(decoder.available_plugins))))
+    return tuple(found)
+
+
+@cache
+def storage_sop_classes() -> tuple[tuple[str, str], ...]:
+    """(UID, name) of every storage SOP class that pynetdicom knows: what a PACS may route in one study."""
+    uids = (str(context.abstract_syntax) for context in AllStoragePresentationContexts)
+    return tuple((uid, UID(uid).name) for uid in uids)
+
+
+def readable_sop_classes(secondary_capture: bool = True, for_processing: bool = False) -> frozenset[str]:
+    """SOP classes whose pixels a model may read; all others are stored only.
+
+    Args:
+        secondary_capture: also secondary captures, greyscale multi-frame ones included. Older archives and the public
+            chest collections hold radiographs as such; admission rules still ask for modality and view.
+        for_processing: also DX images for processing, which lack the vendor's rendering that models learned from.
+    """
+    readable = _READABLE
+    if secondary_capture:
+        readable |= _SECONDARY_CAPTURE
+    if for_processing:
+        readable |= _FOR_PROCESSING
+    return readable

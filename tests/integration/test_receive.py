@@ -1,0 +1,385 @@
+"""The listener as a process, real DCMTK tools and raw sockets as its peers."""
+
+from __future__ import annotations
+
+import io
+import socket
+import struct
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydicom import dcmread
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import UID, ExplicitVRLittleEndian, generate_uid
+from pynetdicom import AE, build_role, evt
+from pynetdicom.dimse_messages import C_STORE_RQ
+from pynetdicom.dimse_primitives import C_STORE
+from sqlalchemy import select
+
+from db.domain import ResultRef
+from db.session import Record
+from db.states import InstanceState, RefusalKind
+from db.tables import Audit, Instance, Refusal
+from node import scu
+from node.commitment import CommitmentReport
+from node.settings import Peer, Settings, load
+
+ROOT = Path(__file__).parents[2]
+CR = "1.2.840.10008.5.1.4.1.1.1"
+VERIFICATION = UID("1.2.840.10008.1.1")
+STORAGE_COMMITMENT = UID("1.2.840.10008.1.20.1")
+pytestmark = pytest.mark.e2e
+
+
+@dataclass
+class Listener:
+    settings: Settings
+    record: Record
+    process: subprocess.Popen[str]
+
+    @property
+    def port(self) -> int:
+        return self.settings.dicom_port
+
+    @property
+    def peer(self) -> Peer:
+        return Peer(ae_title=self.settings.ae_title, host="127.0.0.1", port=self.port)
+
+    def storescu(self, *arguments: str, called: str = "RADNODE") -> subprocess.CompletedProcess[str]:
+        command = ["storescu", "-v", "-aec", called, "-aet", "MODALITY", "127.0.0.1", str(self.port), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+    def instances(self) -> list[Instance]:
+        with self.record.read() as session:
+            return list(session.scalars(select(Instance)))
+
+    def refusals(self) -> list[Refusal]:
+        with self.record.read() as session:
+            return list(session.scalars(select(Refusal)))
+
+    def incoming(self) -> list[Path]:
+        return list((self.settings.data_dir / "incoming").iterdir())
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def running(folder: Path, more: str = "") -> Iterator[Listener]:
+    config = folder / "radnode.toml"
+    config.write_text(
+        f'data_dir = "{folder / "data"}"\ndicom_port = {free_port()}\n'
+        f"{more}\n" + ("" if "[limits]" in more else "[limits]\nmin_free_bytes = 0\n")
+    )
+    settings = load(config)
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "tests/support/listener_process.py"), str(config)],
+        cwd=ROOT,
+        env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    record = Record(settings.record_url)
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        yield Listener(settings, record, process)
+    finally:
+        process.terminate()
+        assert process.wait(15) == 0
+        assert process.stdout is not None
+        process.stdout.close()
+        record.close()
+
+
+@pytest.fixture
+def listener(tmp_path: Path) -> Iterator[Listener]:
+    with running(tmp_path) as started:
+        yield started
+
+
+def chest_file(folder: Path, name: str = "chest.dcm", **changes: Any) -> Path:
+    image = Dataset()
+    image.SOPClassUID = CR
+    image.SOPInstanceUID = generate_uid(entropy_srcs=[name])
+    image.StudyInstanceUID = generate_uid(entropy_srcs=["study"])
+    image.SeriesInstanceUID = generate_uid(entropy_srcs=["series"])
+    image.Modality = "CR"
+    image.PatientID = "ID-4711"
+    image.PatientName = "Doe^Jane"
+    image.Rows = image.Columns = 64
+    image.SamplesPerPixel = 1
+    image.PhotometricInterpretation = "MONOCHROME2"
+    image.BitsAllocated = image.BitsStored = 8
+    image.HighBit = 7
+    image.PixelRepresentation = 0
+    image.PixelData = bytes(64 * 64)
+    for keyword, value in changes.items():
+        setattr(image, keyword, value)
+    image.file_meta = FileMetaDataset()
+    image.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    image.file_meta.MediaStorageSOPClassUID = image.SOPClassUID
+    image.file_meta.MediaStorageSOPInstanceUID = image.SOPInstanceUID
+    path = folder / name
+    image.save_as(path, enforce_file_format=True)
+    return path
+
+
+def raw_store(
+    listener: Listener, data: bytes, *, sop_class: str = CR, sop_instance: str, context: str = CR
+) -> int | None:
+    """C-STORE bytes as they are, under any command; the status answered, or None where none was."""
+    entity = AE("MODALITY")
+    entity.dimse_timeout = 10
+    entity.add_requested_context(CR, ExplicitVRLittleEndian)
+    entity.add_requested_context(VERIFICATION)
+    association = entity.associate("127.0.0.1", listener.port, ae_title="RADNODE")
+    assert association.is_established
+    request = C_STORE()
+    request.MessageID = 1
+    request.Priority = 2
+    request.AffectedSOPClassUID = sop_class
+    request.DataSet = io.BytesIO(data)
+    context_id = next(c.context_id or 0 for c in association.accepted_contexts if c.abstract_syntax == context)
+    association._reactor_checkpoint.clear()
+    with warnings.catch_warnings(action="ignore"):
+        request.AffectedSOPInstanceUID = sop_instance
+        association.dimse.send_msg(request, context_id)
+    _, response = association.dimse.get_msg(block=True)
+    association._reactor_checkpoint.set()
+    association.abort()
+    return None if response is None else response.Status
+
+
+def dataset_bytes(path: Path) -> bytes:
+    data = path.read_bytes()
+    return data[144 + struct.unpack_from("<L", data, 140)[0] :]
+
+
+def eventually(holds: Callable[[], bool], within_s: float = 10.0) -> bool:
+    deadline = time.monotonic() + within_s
+    while not holds():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.02)
+    return True
+
+
+def test_echo_and_wrong_called_title(listener: Listener) -> None:
+    echo = ["echoscu", "127.0.0.1", str(listener.port)]
+    assert subprocess.run([*echo, "-aec", "RADNODE"], timeout=30, check=False).returncode == 0
+    assert subprocess.run([*echo, "-aec", "OTHER"], timeout=30, check=False).returncode != 0
+    with listener.record.read() as session:
+        assert session.scalar(select(Audit.event).where(Audit.event == "association_rejected"))
+
+
+def test_received_bytes_are_on_disk_and_in_the_record(listener: Listener, tmp_path: Path) -> None:
+    sent = chest_file(tmp_path)
+    assert listener.storescu(str(sent)).returncode == 0
+    (instance,) = listener.instances()
+    assert instance.state is InstanceState.RECEIVED
+    assert instance.calling_ae == "MODALITY"
+    assert instance.facts["modality"] == "CR"
+    stored = listener.settings.data_dir / instance.path
+    assert dataset_bytes(stored) == dataset_bytes(sent)
+    assert dcmread(stored).SOPInstanceUID == instance.sop_instance_uid
+    assert instance.sop_instance_uid not in instance.path
+    assert listener.incoming() == []
+
+
+def test_the_same_again_is_answered_success_and_kept_once(listener: Listener, tmp_path: Path) -> None:
+    sent = chest_file(tmp_path)
+    assert listener.storescu(str(sent), str(sent)).returncode == 0
+    assert listener.storescu(str(sent)).returncode == 0
+    assert len(listener.instances()) == 1
+    assert listener.refusals() == []
+
+
+def test_other_bytes_for_a_known_uid_are_kept_aside(listener: Listener, tmp_path: Path) -> None:
+    first = chest_file(tmp_path)
+    second = chest_file(tmp_path / "..", SOPInstanceUID=dcmread(first).SOPInstanceUID, PixelData=b"\1" * 64 * 64)
+    assert listener.storescu(str(first)).returncode == 0
+    assert listener.storescu(str(second)).returncode == 0
+    (instance,) = listener.instances()
+    assert dataset_bytes(listener.settings.data_dir / instance.path) == dataset_bytes(first)
+    (conflict,) = listener.refusals()
+    assert conflict.kind is RefusalKind.CONFLICT
+    assert dataset_bytes(listener.settings.data_dir / conflict.path) == dataset_bytes(second)
+
+
+# The client end warns of its own malformed command.
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_what_is_refused_is_answered_and_recorded(listener: Listener, tmp_path: Path) -> None:
+    sent = chest_file(tmp_path)
+    uid = str(dcmread(sent).SOPInstanceUID)
+    whole = dataset_bytes(sent)
+    other = generate_uid()
+    assert raw_store(listener, whole[:-100], sop_instance=uid) == 0xC000
+    assert raw_store(listener, whole, sop_instance=other) == 0xA900
+    assert raw_store(listener, whole, sop_instance="../../etc/passwd") == 0x0117
+    assert raw_store(listener, whole, sop_instance="") == 0x0117
+    assert raw_store(listener, whole, sop_instance=uid, context=VERIFICATION) == 0x0122
+    assert raw_store(listener, b"rubbish, not a data set", sop_instance=uid) == 0xC000
+    assert listener.instances() == []
+    assert {r.status for r in listener.refusals()} == {0xC000, 0xA900, 0x0117, 0x0122}
+    assert all("Doe" not in r.reason for r in listener.refusals())
+    assert raw_store(listener, whole, sop_instance=uid) == 0x0000
+    assert listener.incoming() == []
+
+
+def test_a_missing_study_uid_is_refused(listener: Listener, tmp_path: Path) -> None:
+    sent = chest_file(tmp_path, StudyInstanceUID="")
+    assert "0xc000" in listener.storescu(str(sent)).stderr.lower() or listener.refusals()
+    assert listener.instances() == []
+    assert "Study Instance UID" in listener.refusals()[0].reason
+
+
+def test_a_full_disk_asks_the_sender_to_come_back(tmp_path: Path) -> None:
+    with running(tmp_path, f"[limits]\nmin_free_bytes = {2**62}\n") as listener:
+        sent = chest_file(tmp_path)
+        assert raw_store(listener, dataset_bytes(sent), sop_instance=str(dcmread(sent).SOPInstanceUID)) == 0xA700
+        assert listener.instances() == []
+
+
+def test_own_results_are_marked(listener: Listener, tmp_path: Path) -> None:
+    assert listener.storescu(str(chest_file(tmp_path, Manufacturer="radnode"))).returncode == 0
+    assert listener.instances()[0].own_result
+
+
+def test_a_rejected_context_is_recorded(listener: Listener) -> None:
+    entity = AE("MODALITY")
+    entity.add_requested_context("1.2.826.0.1.3680043.9.9999.1", ExplicitVRLittleEndian)
+    entity.add_requested_context(VERIFICATION)
+    association = entity.associate("127.0.0.1", listener.port, ae_title="RADNODE")
+    association.release()
+    assert [r.kind for r in listener.refusals()] == [RefusalKind.CONTEXT]
+
+
+def test_silent_and_hostile_connections_stop_nobody(tmp_path: Path) -> None:
+    with running(tmp_path, "[limits]\nmin_free_bytes = 0\nacse_timeout_s = 3.0\nmax_associations = 10\n") as listener:
+        silent = [socket.create_connection(("127.0.0.1", listener.port)) for _ in range(50)]
+        for hostile in silent[:10]:
+            hostile.sendall(b"\x01\x00\xff\xff\xff\xff")
+        for hostile in silent[10:20]:
+            hostile.sendall(b"\x04\x00\x00\x00\x00\x08\x00\x00\x00\x04\x01\x03xx")
+        started = time.monotonic()
+        assert listener.storescu(str(chest_file(tmp_path))).returncode == 0
+        assert time.monotonic() - started < 5
+        for connection in silent:
+            connection.settimeout(15)
+            try:
+                while connection.recv(4096):
+                    pass
+            except ConnectionResetError:
+                pass
+            connection.close()
+        assert scu.echo(listener.peer, listener.settings).ok
+
+
+def test_a_transfer_cut_in_the_middle_leaves_nothing(listener: Listener, tmp_path: Path) -> None:
+    entity = AE("MODALITY")
+    entity.add_requested_context(CR, ExplicitVRLittleEndian)
+    association = entity.associate("127.0.0.1", listener.port, ae_title="RADNODE")
+    request = C_STORE()
+    request.MessageID, request.Priority = 1, 2
+    request.AffectedSOPClassUID, request.AffectedSOPInstanceUID = CR, generate_uid()
+    request.DataSet = io.BytesIO(bytes(200_000))
+    message = C_STORE_RQ()
+    message.primitive_to_message(request)
+    for count, value in enumerate(message.encode_msg(association.accepted_contexts[0].context_id or 0, 16384)):
+        association.dul.send_pdu(value)
+        if count == 5:
+            break
+    assert eventually(lambda: len(listener.incoming()) == 1)
+    association.abort()
+    assert eventually(lambda: listener.incoming() == [])
+    assert listener.instances() == []
+
+
+def test_an_object_longer_than_the_limit_is_cut_off(tmp_path: Path) -> None:
+    more = "[limits]\nmin_free_bytes = 0\nmax_dataset_bytes = 100000\nmax_pdu_bytes = 16384\n"
+    with running(tmp_path, more) as listener:
+        long = chest_file(tmp_path, Rows=1000, Columns=1000, PixelData=bytes(10**6))
+        assert listener.storescu(str(long)).returncode != 0
+        assert "longer than" in listener.refusals()[0].reason
+        assert listener.instances() == []
+        assert eventually(lambda: listener.incoming() == [])
+        assert listener.storescu(str(chest_file(tmp_path, "small.dcm"))).returncode == 0
+
+
+def test_a_commitment_report_for_an_unknown_transaction_is_answered(listener: Listener) -> None:
+    entity = AE("PACS")
+    entity.add_requested_context(STORAGE_COMMITMENT)
+    role = build_role(STORAGE_COMMITMENT, scp_role=True)
+    association = entity.associate("127.0.0.1", listener.port, ae_title="RADNODE", ext_neg=[role])
+    assert association.is_established
+    report = Dataset()
+    report.TransactionUID = generate_uid()
+    report.ReferencedSOPSequence = []
+    status, _ = association.send_n_event_report(report, 1, STORAGE_COMMITMENT, "1.2.840.10008.1.20.1.1")
+    association.release()
+    assert status.Status == 0x0112
+
+
+def test_the_node_as_a_user_of_another_node(listener: Listener, tmp_path: Path) -> None:
+    files = [chest_file(tmp_path, f"{i}.dcm") for i in range(3)]
+    note = tmp_path / "note.txt"
+    note.write_text("not DICOM")
+    results = {r.path.name: r for r in scu.send_files(listener.peer, listener.settings, [*files, note])}
+    assert [results[f.name].ok for f in files] == [True, True, True]
+    assert not results["note.txt"].ok
+    assert len(listener.instances()) == 3
+    with pytest.raises(scu.PeerRefused, match="accepts none"):
+        scu.holds(listener.peer, listener.settings, [ResultRef(CR, "1.2.3", "1.2", "1")])
+
+
+# pynetdicom forgets to close a socket that could not connect.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_echo_says_what_is_wrong(listener: Listener) -> None:
+    wrong_title = Peer(ae_title="OTHER", host="127.0.0.1", port=listener.port)
+    assert "Called AE title" in scu.echo(wrong_title, listener.settings).cause
+    nobody = Peer(ae_title="X", host="127.0.0.1", port=free_port())
+    assert "cannot be reached" in scu.echo(nobody, listener.settings).cause
+
+
+def test_commitment_reports_reach_the_one_who_asked(listener: Listener) -> None:
+    """A PACS that reports on the asking association."""
+    seen: list[CommitmentReport] = []
+
+    def on_report(report: CommitmentReport) -> bool:
+        seen.append(report)
+        return True
+
+    def on_action(event: evt.Event) -> tuple[int, None]:
+        return 0x0000, None
+
+    pacs = AE("PACS")
+    pacs.add_supported_context(STORAGE_COMMITMENT)
+    server = pacs.start_server(("127.0.0.1", 0), block=False, evt_handlers=[(evt.EVT_N_ACTION, on_action)])
+    assert server is not None
+    try:
+        peer = Peer(ae_title="PACS", host="127.0.0.1", port=server.server_address[1])
+        with scu.associate(peer, listener.settings, [scu.commitment_context()], on_commitment=on_report) as association:
+            scu.request_commitment(association, "1.2.3.4", [(CR, "1.2.3")])
+            report = Dataset()
+            report.TransactionUID = "1.2.3.4"
+            item = Dataset()
+            item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = CR, "1.2.3"
+            report.ReferencedSOPSequence = [item]
+            (asked,) = pacs.active_associations
+            status, _ = asked.send_n_event_report(report, 1, STORAGE_COMMITMENT, "1.2.840.10008.1.20.1.1")
+            assert status.Status == 0x0000
+    finally:
+        server.shutdown()
+    assert seen[0].committed == ("1.2.3",)

@@ -1,0 +1,39 @@
+"""From DICOM files to arrays: the one path that training and serving share up to a model's preprocessing."""
+
+from workers.pixels.errors import (
+    ColourImage,
+    NoPixels,
+    NoVolume,
+    PixelError,
+    TooLarge,
+    TruncatedPixels,
+    UndecodablePixels,
+    UnreadableHeader,
+)
+from workers.pixels.grey import OpenImage, display_uint8, open_image, read_grey
+from workers.pixels.limits import DEFAULT_LIMITS, Limits
+from workers.pixels.slices import SliceHeader, SliceOrder, sort_slices
+from workers.pixels.volume import Volume, read_slice_headers, read_volume
+
+__all__ = [
+    "DEFAULT_LIMITS",
+    "ColourImage",
+    "Limits",
+    "NoPixels",
+    "NoVolume",
+    "OpenImage",
+    "PixelError",
+    "SliceHeader",
+    "SliceOrder",
+    "TooLarge",
+    "TruncatedPixels",
+    "UndecodablePixels",
+    "UnreadableHeader",
+    "Volume",
+    "display_uint8",
+    "open_image",
+    "read_grey",
+    "read_slice_headers",
+    "read_volume",
+    "sort_slices",
+]
