@@ -6,7 +6,7 @@ setup: .venv/ready
 	python3 -m venv .venv
 	.venv/bin/python -m pip install --quiet --upgrade pip
 	.venv/bin/python -m pip install --quiet --require-hashes -r requirements-dev.lock
-	.venv/bin/python -m pip install --quiet --no-deps --no-build-isolation -e . || .venv/bin/python -m pip install --quiet --no-deps -e .
+	.venv/bin/python -m pip install --quiet --no-deps -e .
 	touch .venv/ready
 
 test: setup
