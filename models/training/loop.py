@@ -82,13 +82,28 @@ def train(network: Network, training: Examples, validation: Examples, config: Tr
     return _fine_tune(network, training, validation, config)
 
 
-def average_weights(models: Sequence[Any]) -> None:
-    """Give the first model the mean of all models' weights (a uniform soup, Wortsman et al., ICML 2022).
+def set_mean_weights(target: Any, models: Sequence[Any]) -> None:
+    """Give ``target`` the mean of all models' weights (Wortsman et al., ICML 2022).
 
     Works only for models that were fine-tuned from one start and stayed in one valley: judge the result before use.
     """
-    for variables in zip(*(model.trainable_variables for model in models), strict=True):
-        variables[0].assign(np.mean([variable.numpy() for variable in variables], axis=0))
+    for held, *variables in zip(target.weights, *(model.weights for model in models), strict=True):
+        if np.issubdtype(np.dtype(held.dtype), np.floating):
+            held.assign(np.mean([variable.numpy() for variable in variables], axis=0))
+
+
+def mean_auroc(network: Network, validation: Examples) -> float:
+    """Mean over sources of the AUROC of the first output."""
+    return float(np.mean(list(_auroc_per_source(network, validation).values())))
+
+
+def _auroc_per_source(network: Network, validation: Examples) -> dict[str, float]:
+    logits = network.logits(validation.images)[:, 0]
+    found = {}
+    for source in np.unique(validation.sources):
+        here = validation.sources == source
+        found[f"auroc_{source}"] = auroc(validation.labels[here], logits[here])
+    return found
 
 
 def _fit_head(network: Network, training: Examples, config: TrainingConfig) -> None:
@@ -170,12 +185,8 @@ def _judge(network: Network, average: list[Any], validation: Examples) -> dict[s
     variables = network.model.trainable_variables
     live = [variable.numpy() for variable in variables]
     _assign(variables, average)
-    logits = network.logits(validation.images)[:, 0]
+    figures = _auroc_per_source(network, validation)
     _assign(variables, live)
-    figures = {}
-    for source in np.unique(validation.sources):
-        here = validation.sources == source
-        figures[f"auroc_{source}"] = auroc(validation.labels[here], logits[here])
     return {**figures, "score": float(np.mean(list(figures.values())))}
 
 

@@ -19,7 +19,7 @@ from models.datasets.splits import folds_by_patient
 from models.evaluation.metrics import auroc, bootstrap
 from models.evaluation.report import as_json
 from models.training.config import TrainingConfig
-from models.training.loop import Examples, Network, average_weights, train
+from models.training.loop import Examples, Network, mean_auroc, set_mean_weights, train
 
 log = structlog.get_logger(__name__)
 
@@ -85,13 +85,31 @@ def _stored(folder: Path) -> dict[str, Any] | None:
     return found
 
 
-def soup(
+def greedy_soup(
     plan: Plan, data: tuple[Examples, Examples], config: TrainingConfig, seeds: Sequence[int], split: str
-) -> Network:
-    """One network with the mean weights of one per seed."""
-    networks = [member(plan, f"seed{seed}", data, replace(config, seed=seed), split) for seed in seeds]
-    average_weights([network.model for network in networks])
-    return networks[0]
+) -> tuple[Network, dict[str, Any]]:
+    """One network from one run per seed: the best by validation, averaged with others only while that helps.
+
+    A uniform mean of runs that went into different valleys is worse than each of them (seen here: mean validation AUROC
+    0.947 against 0.966 to 0.976); the greedy rule of Wortsman et al. (ICML 2022) can never be worse on validation.
+
+    Returns the network and a record: which were kept, and the validation score of every run and mixture tried.
+    """
+    networks = {f"seed{seed}": member(plan, f"seed{seed}", data, replace(config, seed=seed), split) for seed in seeds}
+    scores = {name: mean_auroc(network, data[1]) for name, network in networks.items()}
+    best, *others = sorted(scores, key=lambda name: -scores[name])
+    kept, kept_score = [best], scores[best]
+    for name in others:
+        mixture = fresh(plan)
+        set_mean_weights(mixture.model, [networks[each].model for each in (*kept, name)])
+        scores["+".join((*kept, name))] = score = mean_auroc(mixture, data[1])
+        if score > kept_score:
+            kept, kept_score = [*kept, name], score
+    result = fresh(plan)
+    set_mean_weights(result.model, [networks[each].model for each in kept])
+    rounded = {name: round(score, 4) for name, score in scores.items()}
+    log.info("soup", kept=kept, **rounded)
+    return result, {"kept": kept, "validation_score": rounded}
 
 
 def cross_validate(plan: Plan, pool: Pool, config: TrainingConfig, folds: int, salt: str) -> dict[str, Any]:
