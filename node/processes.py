@@ -56,8 +56,12 @@ class Child:
             os.set_blocking(self._ready_fd, False)
             environment["RADNODE_READY_FD"] = str(write_end)
             inherited = (write_end,)
-        self.process = subprocess.Popen(  # noqa: PLW1509 - the supervisor starts children from its only thread
-            list(self.argv), env=environment, pass_fds=inherited, preexec_fn=_die_with_parent, stdin=subprocess.DEVNULL
+        self.process = subprocess.Popen(
+            list(self.argv),
+            env=environment,
+            pass_fds=inherited,
+            preexec_fn=_die_with_parent,  # noqa: PLW1509 - the supervisor starts children from its only thread
+            stdin=subprocess.DEVNULL,
         )
         for fd in inherited:
             os.close(fd)

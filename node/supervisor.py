@@ -1,8 +1,8 @@
 """`radnode serve`: the node on one machine, as a handful of processes.
 
-The listener, the keeper (sweeper, relay, upkeep), the web side and, where no broker is configured, an embedded broker and
-the workers are separate processes, so that a decoder that dies takes nothing else with it. Each is a command of its own,
-so that a hospital can run them on different machines; nothing is passed between them but settings and the record.
+The listener, the keeper (sweeper, relay, upkeep), the web side and, where no broker is configured, an embedded broker
+and the workers are separate processes, so that a decoder that dies takes nothing else with it. Each is a command of its
+own, so that a hospital can run them on different machines; nothing is passed between them but settings and the record.
 """
 
 from __future__ import annotations
@@ -54,7 +54,8 @@ def _children(settings: Settings, config_file: Path | None) -> list[Child]:
     names = ["listener", "keeper", "web"]
     children = [Child(name, command(name, config_file), reports_ready=True) for name in names]
     if settings.embedded_broker:
-        # With a broker of its own the node is alone on this machine; a hospital starts `radnode worker` where the GPUs are.
+        # With a broker of its own the node is alone on this machine; a hospital starts `radnode worker` where its GPUs
+        # are.
         children.append(Child("worker", command("worker", config_file)))
     return children
 

@@ -36,7 +36,9 @@ class _Group:
     explanations: dict[str, RouteOutcome] = field(default_factory=dict)
 
 
-def plan(study: StudyView, settings: Settings, readable: frozenset[str], expected: int | None, now: datetime) -> StudyPlan:
+def plan(
+    study: StudyView, settings: Settings, readable: frozenset[str], expected: int | None, now: datetime
+) -> StudyPlan:
     """Judge every route of a study.
 
     readable: SOP Class UIDs that hold pixels a model may read; others are stored only.
@@ -119,11 +121,11 @@ def _revisions(group: _Group, pending: list[InstanceView], decision: Decision, d
         sets = [(Scope.INSTANCE, image.sop_instance_uid, [image]) for image in pending]
     else:
         sets = [(Scope.STUDY, "", group.images)]
-    return [_revision(group, scope, subject, images, decision, digest) for scope, subject, images in sets]
+    return [_revision(group, images, decision, digest, scope=scope, subject=subject) for scope, subject, images in sets]
 
 
 def _revision(
-    group: _Group, scope: Scope, subject: str, images: list[InstanceView], decision: Decision, digest: str
+    group: _Group, images: list[InstanceView], decision: Decision, digest: str, *, scope: Scope, subject: str
 ) -> NewRevision:
     route = group.route
     jobs = tuple(NewJob(model, route.priority, route.destinations) for model in dict.fromkeys(route.models))

@@ -20,7 +20,9 @@ EXIT_FAILED = 1
 EXIT_USAGE = 2
 EXIT_LATER = 3
 
-Config = Annotated[Path | None, typer.Option("--config", help="Settings file; without it defaults and RADNODE_… apply.")]
+Config = Annotated[
+    Path | None, typer.Option("--config", help="Settings file; without it defaults and RADNODE_… apply.")
+]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on standard output and nothing else.")]
 
 out = Console(highlight=False)

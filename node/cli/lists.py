@@ -26,8 +26,12 @@ def studies(config: Config = None, json: Json = False) -> None:
     """List the studies received, newest first."""
     with open_record(config) as (_, record), record.read() as session:
         rows = listing.studies(session)
-    show(rows, ["study_instance_uid", "state", "instances", "calling_ae", "last_received_at", "reason"], json,
-         "No study has been received yet.")
+    show(
+        rows,
+        ["study_instance_uid", "state", "instances", "calling_ae", "last_received_at", "reason"],
+        json,
+        "No study has been received yet.",
+    )
 
 
 @instances_app.command()
@@ -55,8 +59,12 @@ def deliveries(config: Config = None, json: Json = False) -> None:
     """List what was sent where, and how far it got."""
     with open_record(config) as (_, record), record.read() as session:
         rows = listing.deliveries(session)
-    show(rows, ["sop_instance_uid", "kind", "destination", "state", "attempts", "reason"], json,
-         "Nothing has been sent yet.")
+    show(
+        rows,
+        ["sop_instance_uid", "kind", "destination", "state", "attempts", "reason"],
+        json,
+        "Nothing has been sent yet.",
+    )
 
 
 @retry_app.command()

@@ -66,7 +66,9 @@ SUMMARIES = {
 # Parts of `serve`, callable on their own by a service manager.
 INTERNAL = {"listener", "keeper", "web"}
 
-cli = Commands(name="radnode", help="An AI node that stands beside a hospital's PACS. Research use; not a medical device.")
+cli = Commands(
+    name="radnode", help="An AI node that stands beside a hospital's PACS. Research use; not a medical device."
+)
 
 
 def run() -> None:

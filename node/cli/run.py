@@ -67,7 +67,7 @@ def stop_event() -> threading.Event:
     """An event that SIGTERM and SIGINT set."""
     event = threading.Event()
 
-    def on_signal(number: int, frame: FrameType | None) -> None:
+    def on_signal(_number: int, _frame: FrameType | None) -> None:
         event.set()
 
     signal.signal(signal.SIGTERM, on_signal)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from fastapi import FastAPI, Response
 from fastapi.responses import JSONResponse
 
@@ -49,11 +51,12 @@ def create_app(settings: Settings, record: Record) -> FastAPI:
 
 def _problems(settings: Settings, record: Record) -> list[str]:
     problems = []
-    for check in (
+    checks: tuple[Callable[[], object], ...] = (
         lambda: schema.require_current(record),
         lambda: broker.ping(settings.effective_broker_url),
         lambda: storage.require_room(settings),
-    ):
+    )
+    for check in checks:
         try:
             check()
         except RadnodeError as error:
