@@ -57,8 +57,8 @@ def _due(delivery: Delivery, result: Result) -> DueDelivery:
     )
 
 
-def mark_sent(session: Session, delivery_id: int, owner: str, reason: str) -> bool:
-    """The peer answered Success (or a warning, named in `reason`)."""
+def mark_sent(session: Session, delivery_id: int, owner: str, sent: ResultRef, reason: str) -> bool:
+    """The peer answered Success (or a warning, named in `reason`) for the object `sent`."""
     return bool(
         move(
             session,
@@ -68,6 +68,8 @@ def mark_sent(session: Session, delivery_id: int, owner: str, reason: str) -> bo
             D.SENT,
             reason=reason,
             sent_at=utcnow(),
+            sent_sop_class_uid=sent.sop_class_uid,
+            sent_sop_instance_uid=sent.sop_instance_uid,
             lease_owner="",
             lease_until=None,
         )
@@ -251,9 +253,7 @@ def apply_commitment(
             CommitmentState.ANSWERED,
         )
     rows = session.execute(
-        select(Delivery.id, Result.sop_instance_uid)
-        .join(Result, Result.id == Delivery.result_id)
-        .where(Delivery.commitment_uid == transaction_uid)
+        select(Delivery.id, Delivery.sent_sop_instance_uid).where(Delivery.commitment_uid == transaction_uid)
     ).all()
     committed = set(committed)
     confirm(session, [i for i, uid in rows if uid in committed], "storage commitment")
@@ -265,32 +265,56 @@ def apply_commitment(
     return True
 
 
-def expired_commitments(session: Session, now: datetime) -> list[tuple[str, str, list[int]]]:
-    """(transaction UID, destination, delivery ids) of what was asked and never answered; marks them EXPIRED."""
-    rows = session.execute(
-        select(Commitment.transaction_uid, Commitment.destination).where(
-            Commitment.state == CommitmentState.ASKED, Commitment.deadline_at < now
-        )
-    ).all()
-    expired = []
-    for uid, destination in rows:
-        move(session, Commitment, [Commitment.transaction_uid == uid], CommitmentState.ASKED, CommitmentState.EXPIRED)
-        ids = list(session.scalars(select(Delivery.id).where(Delivery.commitment_uid == uid, Delivery.state == D.SENT)))
-        expired.append((uid, destination, ids))
-    return expired
+def expire_commitments(session: Session, now: datetime) -> int:
+    """Stop waiting for reports that never came; `awaiting_proof` hands out what they were asked for."""
+    return move(
+        session, Commitment, [Commitment.deadline_at < now], CommitmentState.ASKED, CommitmentState.EXPIRED
+    )
 
 
 def unproved(session: Session, destination: str, ids: Iterable[int]) -> list[tuple[int, ResultRef]]:
-    """Which of these deliveries are SENT and not yet proved, with what to look for."""
+    """Which of these deliveries are SENT and not yet proved, with what the peer should hold."""
     rows = session.execute(
-        select(Delivery.id, Result)
+        select(Delivery, Result)
         .join(Result, Result.id == Delivery.result_id)
         .where(Delivery.id.in_(list(ids)), Delivery.destination == destination, Delivery.state == D.SENT)
+        .order_by(Delivery.id)
     )
     return [
-        (i, ResultRef(r.sop_class_uid, r.sop_instance_uid, r.series_instance_uid, r.study_instance_uid))
-        for i, r in rows
+        (
+            delivery.id,
+            ResultRef(
+                delivery.sent_sop_class_uid,
+                delivery.sent_sop_instance_uid,
+                result.series_instance_uid,
+                result.study_instance_uid,
+            ),
+        )
+        for delivery, result in rows
     ]
+
+
+def awaiting_proof(session: Session, sent_before: datetime, *, limit: int = 500) -> dict[str, list[tuple[int, datetime]]]:
+    """Per destination, the deliveries sent before that moment, not proved, with no commitment report to come.
+
+    Each as (delivery id, when it was sent), the oldest first.
+    """
+    rows = session.execute(
+        select(Delivery.destination, Delivery.id, Delivery.sent_at)
+        .join(Commitment, Commitment.transaction_uid == Delivery.commitment_uid, isouter=True)
+        .where(
+            Delivery.state == D.SENT,
+            Delivery.sent_at < sent_before,
+            or_(Delivery.commitment_uid.is_(None), Commitment.state != CommitmentState.ASKED),
+        )
+        .order_by(Delivery.sent_at)
+        .limit(limit)
+    )
+    found: dict[str, list[tuple[int, datetime]]] = {}
+    for destination, delivery_id, sent_at in rows:
+        if sent_at is not None:
+            found.setdefault(destination, []).append((delivery_id, sent_at))
+    return found
 
 
 def circuit_open_until(session: Session, destination: str) -> datetime | None:

@@ -8,7 +8,7 @@ from sqlalchemy.orm import Session
 from db import audit
 from db.domain import Intake, NewInstance, NewRefusal
 from db.states import InstanceState, RefusalKind, StudyState
-from db.tables import Instance, Refusal, Result, Series, Study
+from db.tables import Delivery, Instance, Refusal, Result, Series, Study
 from db.transitions import affected, insert_ignore
 from db.types import utcnow
 
@@ -23,7 +23,9 @@ def find_instance(session: Session, sop_instance_uid: str) -> tuple[str, str] | 
 
 def is_own_result(session: Session, sop_instance_uid: str) -> bool:
     """True when this node made the object: it must never read its own results."""
-    return session.scalar(select(Result.id).where(Result.sop_instance_uid == sop_instance_uid)) is not None
+    made = select(Result.id).where(Result.sop_instance_uid == sop_instance_uid)
+    sent = select(Delivery.id).where(Delivery.sent_sop_instance_uid == sop_instance_uid)
+    return session.scalar(made) is not None or session.scalar(sent.limit(1)) is not None
 
 
 def record_instance(session: Session, new: NewInstance) -> Intake:

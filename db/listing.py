@@ -108,7 +108,8 @@ def deliveries(session: Session) -> list[Row]:
     query = select(Delivery, Result).join(Result, Result.id == Delivery.result_id).order_by(Delivery.id)
     return [
         {
-            "sop_instance_uid": result.sop_instance_uid,
+            "sop_instance_uid": delivery.sent_sop_instance_uid or result.sop_instance_uid,
+            "sop_class_uid": delivery.sent_sop_class_uid or result.sop_class_uid,
             "study_instance_uid": result.study_instance_uid,
             "kind": result.kind,
             "job_id": delivery.job_id,

@@ -55,6 +55,17 @@ def claim(session: Session, owner: str, *, limit: int, lease_s: float) -> list[M
     return [Message(row[0], row[1], row[2]) for row in rows]
 
 
+def any_due(session: Session) -> bool:
+    """Is there anything to claim? Takes no lock, so that an idle relay costs the record nothing."""
+    return session.scalar(select(Outbox.id).where(Outbox.available_at <= utcnow()).limit(1)) is not None
+
+
+def give_back(session: Session, ids: list[int], owner: str) -> None:
+    """The broker did not take them: due again at once."""
+    mine = (Outbox.id.in_(ids), Outbox.lease_owner == owner)
+    affected(session, update(Outbox).where(*mine).values(available_at=utcnow(), lease_owner=""))
+
+
 def done(session: Session, ids: list[int]) -> None:
     """The broker has them."""
     affected(session, delete(Outbox).where(Outbox.id.in_(ids)))

@@ -240,6 +240,10 @@ class Delivery(Base):
     created_at: Mapped[datetime]
     sent_at: Mapped[datetime | None]
     confirmed_at: Mapped[datetime | None]
+    # What the peer took: a peer that knows no Comprehensive 3D SR gets the same report under a class it knows, which
+    # makes it another object with a UID of its own.
+    sent_sop_class_uid: Mapped[str] = mapped_column(_UID, default="")
+    sent_sop_instance_uid: Mapped[str] = mapped_column(_UID, default="", index=True)
     commitment_uid: Mapped[str | None] = mapped_column(_UID, index=True)
 
 

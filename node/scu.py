@@ -60,11 +60,12 @@ class EchoResult:
 
 @dataclass(frozen=True)
 class SendResult:
-    """One file's fate. `reason` tells a failure, or what the peer warned of."""
+    """One file's fate. `reason` tells a failure, or what the peer warned of; `retriable` whether another try may help."""
 
     path: Path
     ok: bool
     reason: str = ""
+    retriable: bool = False
 
 
 def echo(peer: Peer, settings: Settings) -> EchoResult:
@@ -125,21 +126,35 @@ def send_files(peer: Peer, settings: Settings, paths: Iterable[Path]) -> Iterato
         yield from _send_batch(peer, settings, dict(groups[start : start + _MOST_CONTEXTS]))
 
 
-def send(association: Association, path: Path) -> SendResult:
-    """C-STORE one DICOM file on an open association."""
+def send(association: Association, path: Path, *, as_implicit: bool = False) -> SendResult:
+    """C-STORE one DICOM file on an open association, as the bytes on disk.
+
+    as_implicit: the peer took its SOP class in Implicit VR Little Endian only: encode it anew for that.
+    """
     try:
         # Some writers leave the SOP Instance UID out of the file meta information; the data set has it.
-        status = association.send_c_store(path if _has_full_meta(path) else dcmread(path))
+        plain = not as_implicit and _has_full_meta(path)
+        status = association.send_c_store(path if plain else dcmread(path))
     except ValueError:
         # pynetdicom: no accepted presentation context.
         return SendResult(path, False, "the peer takes no such SOP class in this transfer syntax")
-    except (AttributeError, InvalidDicomError, RuntimeError) as error:
-        return SendResult(path, False, f"it could not be sent ({type(error).__name__})")
-    if not status:
-        return SendResult(path, False, "the peer did not answer, or closed the association")
-    if status.Status == _SUCCESS:
+    except (AttributeError, InvalidDicomError) as error:
+        return SendResult(path, False, f"it could not be encoded ({type(error).__name__})")
+    except RuntimeError:
+        return SendResult(path, False, "the peer has closed the association", retriable=True)
+    if not status or "Status" not in status:
+        return SendResult(path, False, "the peer did not answer, or closed the association", retriable=True)
+    code = int(status.Status)
+    if code == _SUCCESS:
         return SendResult(path, True)
-    return SendResult(path, status.Status in _STORED_WITH_WARNING, f"the peer answered {_told(status)}")
+    return SendResult(
+        path, code in _STORED_WITH_WARNING, f"the peer answered {_told(status)}", retriable=_worth_another_try(code)
+    )
+
+
+def _worth_another_try(status: int) -> bool:
+    """Out of resources, processing failure, and the Cxxx codes, which archives use for whatever went wrong inside."""
+    return status >> 8 == 0xA7 or status == 0x0110 or status >> 12 == 0xC
 
 
 def count_instances(peer: Peer, settings: Settings, study_uid: str) -> int | None:

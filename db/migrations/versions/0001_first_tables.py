@@ -327,6 +327,8 @@ def upgrade() -> None:
         sa.Column("created_at", db.types.UtcDateTime(timezone=True), nullable=False),
         sa.Column("sent_at", db.types.UtcDateTime(timezone=True), nullable=True),
         sa.Column("confirmed_at", db.types.UtcDateTime(timezone=True), nullable=True),
+        sa.Column("sent_sop_class_uid", sa.String(length=64), nullable=False),
+        sa.Column("sent_sop_instance_uid", sa.String(length=64), nullable=False),
         sa.Column("commitment_uid", sa.String(length=64), nullable=True),
         sa.ForeignKeyConstraint(["job_id"], ["jobs.id"], name=op.f("fk_deliveries_job_id_jobs")),
         sa.ForeignKeyConstraint(["result_id"], ["results.id"], name=op.f("fk_deliveries_result_id_results")),
@@ -335,6 +337,9 @@ def upgrade() -> None:
     )
     with op.batch_alter_table("deliveries", schema=None) as batch_op:
         batch_op.create_index(batch_op.f("ix_deliveries_commitment_uid"), ["commitment_uid"], unique=False)
+        batch_op.create_index(
+            batch_op.f("ix_deliveries_sent_sop_instance_uid"), ["sent_sop_instance_uid"], unique=False
+        )
         batch_op.create_index("ix_deliveries_job_id_destination", ["job_id", "destination"], unique=False)
         batch_op.create_index("ix_deliveries_state_next_attempt_at", ["state", "next_attempt_at"], unique=False)
 
@@ -344,6 +349,7 @@ def downgrade() -> None:
     with op.batch_alter_table("deliveries", schema=None) as batch_op:
         batch_op.drop_index("ix_deliveries_state_next_attempt_at")
         batch_op.drop_index("ix_deliveries_job_id_destination")
+        batch_op.drop_index(batch_op.f("ix_deliveries_sent_sop_instance_uid"))
         batch_op.drop_index(batch_op.f("ix_deliveries_commitment_uid"))
 
     op.drop_table("deliveries")
