@@ -2,63 +2,137 @@
 
 from __future__ import annotations
 
-import json as json_module
-from typing import Annotated
+import json
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from models.errors import ModelError
-from models.registry import Bundle, find_folders, load
-from models.runner import load_runner
+from models.errors import BundleError, ModelError
+from models.manifest import MANIFEST, Manifest, OperatingPoint
+from models.registry import Bundle, candidates, load, load_bundle
+from models.runner import check_golden, load_runner
 
+EXIT_FAILED = 1
 EXIT_LATER = 3
+
 app = typer.Typer(no_args_is_help=True, help="Model bundles.")
-err = Console(stderr=True, highlight=False)
-Json = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
+
+_out = Console(highlight=False)
+_err = Console(stderr=True, highlight=False)
+
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on standard output and nothing else.")]
 Id = Annotated[str, typer.Argument(help="The bundle's id.")]
+Folders = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--models-dir",
+        exists=True,
+        file_okay=False,
+        help="A folder with more bundles, such as one of work.model_dirs; may be given several times.",
+    ),
+]
 
 
 @app.command("list")
-def list_models(json: Json = False) -> None:
-    """The bundles of this installation."""
-    rows = []
-    for model_id, folder in find_folders().items():
-        manifest = load(model_id).manifest
-        rows.append({"id": model_id, "version": manifest.version, "name": manifest.name, "folder": str(folder)})
-    if json:
-        typer.echo(json_module.dumps(rows, indent=2))
-        return
-    table = Table("id", "version", "name")
-    for row in rows:
-        table.add_row(row["id"], row["version"], row["name"])
-    Console(highlight=False).print(table)
+def list_models(*, models_dir: Folders = None, json_output: AsJson = False) -> None:
+    """Every bundle found, the damaged ones with the reason; exit code 1 if one is damaged."""
+    rows = [_row(folder) for folder in candidates(models_dir or ())]
+    if json_output:
+        typer.echo(json.dumps(rows, indent=2))
+    elif rows:
+        table = Table("id", "version", "name", "state")
+        for row in rows:
+            table.add_row(row["id"], row["version"], row["name"], row["state"])
+        _out.print(table)
+    else:
+        _out.print("There is no bundle.")
+    damaged = [row for row in rows if row["state"] != "ok"]
+    for row in damaged:
+        _say(f"{row['folder']}: {row['reason']}")
+    if damaged:
+        raise typer.Exit(EXIT_FAILED)
 
 
-@app.command()
-def show(model: Id, json: Json = False) -> None:
-    """A bundle's card, or its whole manifest as JSON."""
-    bundle = _load(model)
-    if json:
-        typer.echo(bundle.manifest.model_dump_json(indent=2, by_alias=True))
-        return
-    typer.echo((bundle.folder / bundle.manifest.file("card")).read_text(encoding="utf-8"))
-
-
-@app.command()
-def verify(model: Id, json: Json = False) -> None:
-    """Hold every file against its digest, and the network against its test vectors."""
+def _row(folder: Path) -> dict[str, str]:
+    """A damaged bundle goes by its folder's name: the id it claims may be that of a whole one."""
     try:
-        bundle = load(model)
-        load_runner(bundle)
-    except ModelError as error:
-        err.print(f"radnode: {error}")
-        raise typer.Exit(1) from error
-    if json:
-        typer.echo(json_module.dumps({"id": model, "digest": bundle.identity.bundle_digest, "verified": True}))
+        found = load_bundle(folder)
+    except BundleError as error:
+        return {
+            "id": folder.name,
+            "version": "",
+            "name": "",
+            "state": "damaged",
+            "reason": str(error),
+            "folder": str(folder),
+        }
+    manifest = found.manifest
+    return {
+        "id": manifest.id,
+        "version": manifest.version,
+        "name": manifest.name,
+        "state": "ok",
+        "reason": "",
+        "folder": str(folder),
+    }
+
+
+@app.command()
+def show(model: Id, *, models_dir: Folders = None, json_output: AsJson = False) -> None:
+    """What a bundle is for, what it finds and how well; with --json the whole manifest."""
+    bundle = _load(model, models_dir)
+    if json_output:
+        typer.echo((bundle.folder / MANIFEST).read_text(encoding="utf-8"))
         return
-    typer.echo(f"{model} {bundle.manifest.version}: every digest fits, the test vectors are answered as recorded")
+    typer.echo("\n".join(_summary(bundle)))
+
+
+def _summary(bundle: Bundle) -> list[str]:
+    manifest = bundle.manifest
+    return [
+        f"{manifest.id} {manifest.version}: {manifest.name}",
+        f"  {manifest.intended_use}",
+        f"  status: {manifest.regulatory_status}",
+        f"  licence: {manifest.licence}",
+        f"  network: {manifest.architecture.name}, input {manifest.architecture.input_shape}",
+        f"  weights: sha256 {bundle.identity.weights_digest}",
+        "Findings:",
+        *(f"  {_point(manifest, point)}" for point in manifest.operating_points),
+        "Limits:",
+        *(f"  - {limit}" for limit in manifest.limits),
+    ]
+
+
+def _point(manifest: Manifest, point: OperatingPoint) -> str:
+    display = next(label.display for label in manifest.labels if label.key == point.label)
+    rates = (("sensitivity", point.sensitivity), ("specificity", point.specificity))
+    measured = ", ".join(f"{name} {rate.value:.3f} [{rate.low:.3f}, {rate.high:.3f}]" for name, rate in rates)
+    return f"{display}: present from {point.threshold:.3f} ({point.name}), {measured}"
+
+
+@app.command()
+def verify(model: Id, *, models_dir: Folders = None, json_output: AsJson = False) -> None:
+    """Hold every file against its digest and the network against its test vectors; exit code 1 where one differs."""
+    document: dict[str, Any] = {"id": model, "verified": False}
+    try:
+        bundle = load(model, models_dir or ())
+        document |= {"version": bundle.manifest.version, "digest": bundle.identity.bundle_digest}
+        worst = check_golden(bundle, load_runner(bundle))
+    except ModelError as error:
+        if json_output:
+            typer.echo(json.dumps(document | {"reason": str(error)}, indent=2))
+        _say(str(error))
+        raise typer.Exit(EXIT_FAILED) from error
+    if json_output:
+        typer.echo(json.dumps(document | {"verified": True, "largest_difference": worst}, indent=2))
+        return
+    typer.echo(
+        f"{model} {bundle.manifest.version}: every digest fits, and the test vectors are answered as recorded "
+        f"(largest difference {worst:.1e})"
+    )
 
 
 @app.command()
@@ -80,13 +154,18 @@ def rollback(model: Id) -> None:
 
 
 def _later(what: str, model: str) -> None:
-    err.print(f"`radnode models {what} {model}` is not in this release; put the folder where work.model_dirs points.")
+    _say(f"`radnode models {what} {model}` is not in this release; put the folder where work.model_dirs points.")
     raise typer.Exit(EXIT_LATER)
 
 
-def _load(model: str) -> Bundle:
+def _load(model: str, folders: list[Path] | None) -> Bundle:
     try:
-        return load(model)
+        return load(model, folders or ())
     except ModelError as error:
-        err.print(f"radnode: {error}")
-        raise typer.Exit(1) from error
+        _say(str(error))
+        raise typer.Exit(EXIT_FAILED) from error
+
+
+def _say(message: str) -> None:
+    # Folder names and ids are others' words: no markup is read from them.
+    _err.print(f"radnode: {message}", markup=False, soft_wrap=True)
