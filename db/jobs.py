@@ -6,6 +6,7 @@ that do not depend on the run, make a job killed at any moment end with exactly 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
@@ -291,7 +292,7 @@ def sweep(session: Session, now: datetime, *, limit: int = 500) -> int:
     count = 0
     for job_id, priority, announcements in session.execute(due.order_by(Job.announced_at).limit(limit)).all():
         outbox.announce(session, topic_for(priority), job_id)
-        wait = min(REANNOUNCE_FIRST_S * 2**announcements, REANNOUNCE_MAX_S)
+        wait = reannounce_after_s(announcements)
         # announced_at may lie ahead: the next repeat is due REANNOUNCE_FIRST_S after it.
         affected(
             session,
@@ -303,6 +304,12 @@ def sweep(session: Session, now: datetime, *, limit: int = 500) -> int:
         )
         count += 1
     return count
+
+
+def reannounce_after_s(announcements: int) -> float:
+    """Seconds to the next repeat after that many: doubling up to REANNOUNCE_MAX_S, whatever the count has grown to."""
+    doublings = min(announcements, math.ceil(math.log2(REANNOUNCE_MAX_S / REANNOUNCE_FIRST_S)))
+    return min(REANNOUNCE_FIRST_S * 2.0**doublings, REANNOUNCE_MAX_S)
 
 
 def release(session: Session, owner_prefix: str) -> int:
@@ -325,3 +332,10 @@ def release(session: Session, owner_prefix: str) -> int:
     for job_id, priority in waiting:
         outbox.announce(session, topic_for(priority), job_id)
     return freed
+
+
+def attempts_of(session: Session, job_id: str, owner: str) -> int | None:
+    """How often a job has been tried, where `owner` holds it; None otherwise."""
+    return session.scalar(
+        select(Job.attempts).where(Job.id == job_id, Job.lease_owner == owner, Job.state == JobState.RUNNING)
+    )

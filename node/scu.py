@@ -60,7 +60,7 @@ class EchoResult:
 
 @dataclass(frozen=True)
 class SendResult:
-    """One file's fate. `reason` tells a failure, or what the peer warned of; `retriable` whether another try may help."""
+    """One file's fate. reason: of a failure, or what the peer warned of. retriable: another try may help."""
 
     path: Path
     ok: bool

@@ -18,10 +18,11 @@ from types import FrameType
 
 import structlog
 
-from db import schema
+from db import deliveries, jobs, schema
 from db.errors import ConfigError
 from db.session import Record
 from node.broker import start_broker
+from node.identity import owner_prefix
 from node.processes import Child, supervise
 from node.settings import Settings
 
@@ -35,7 +36,7 @@ def serve(settings: Settings, config_file: Path | None) -> None:
     """Run the node until SIGTERM or SIGINT. Raises ConfigError when another node uses the data folder."""
     stopping = _Stop()
     with _data_folder(settings):
-        _migrate(settings)
+        _prepare_record(settings)
         broker = start_broker(settings) if settings.embedded_broker else None
         children = _children(settings, config_file)
         try:
@@ -113,9 +114,16 @@ def _data_folder(settings: Settings) -> Iterator[None]:
             pid_file.unlink(missing_ok=True)
 
 
-def _migrate(settings: Settings) -> None:
+def _prepare_record(settings: Settings) -> None:
+    """Bring the record to this release, and free what the processes of an earlier run held when they were killed."""
     record = Record(settings.record_url)
     try:
         schema.upgrade(record)
+        prefix = owner_prefix(settings)
+        with record.write() as session:
+            freed = jobs.release(session, prefix)
+            sends = deliveries.release(session, prefix)
     finally:
         record.close()
+    if freed or sends:
+        log.info("released_after_restart", jobs=freed, deliveries=sends)

@@ -66,6 +66,11 @@ def decodable_transfer_syntaxes() -> tuple[DecodableSyntax, ...]:
     return tuple(found)
 
 
+def undecodable_transfer_syntaxes() -> tuple[str, ...]:
+    """The UIDs of those that would be offered, were their decoder installed."""
+    return tuple(uid for uid in _OFFERED if uid not in {found.uid for found in decodable_transfer_syntaxes()})
+
+
 @cache
 def storage_sop_classes() -> tuple[tuple[str, str], ...]:
     """(UID, name) of every storage SOP class that pynetdicom knows: what a PACS may route in one study."""

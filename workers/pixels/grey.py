@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
+from billiard.exceptions import SoftTimeLimitExceeded
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -153,7 +154,8 @@ def _typed_errors() -> Iterator[None]:
         warnings.simplefilter("ignore")
         try:
             yield
-        except (PixelError, OSError):
+        except (PixelError, OSError, SoftTimeLimitExceeded):
+            # The last comes from outside, at any line: the worker's time is up, which says nothing about the image.
             raise
         except HeaderError as error:
             raise UnreadableHeader(str(error)) from error

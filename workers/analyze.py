@@ -1,0 +1,166 @@
+"""Files in, reports out, without a record or a network: what `radnode analyze` does."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from pydicom import dcmread
+
+from db.errors import ConfigError, StorageFull
+from node.dataset_source import HeaderError
+from node.header import read_file, valid_uid
+from node.settings import Settings, config_digest
+from workers.analysis import SourceInput, analyse, limits_for
+from workers.loaded import Loaded, LoadedModels
+from workers.pipeline import summary_of
+from workers.results import Provenance, ResultObject, build_results, readable_html
+from workers.version import VERSION
+
+RESULT_FILE = "result.json"
+NOTICE = "Research use. Not a medical device; AI-generated, preliminary, not verified by a physician."
+ANALYSED, NOT_ANALYSED, REFUSED = "analysed", "not analysed", "refused"
+
+Document = dict[str, Any]
+
+
+def find_files(paths: Sequence[Path]) -> list[Path]:
+    """The files named, and those in the folders named, in a stable order. Raises ConfigError where one is not there."""
+    found: list[Path] = []
+    for path in paths:
+        if path.is_dir():
+            found += sorted(one for one in path.rglob("*") if one.is_file())
+        elif path.is_file():
+            found.append(path)
+        else:
+            raise ConfigError(f"there is no file {path}")
+    return list(dict.fromkeys(found))
+
+
+def analyze_files(
+    settings: Settings, files: Sequence[Path], out_dir: Path, model_id: str, advance: Callable[[], None]
+) -> Document:
+    """Read each file by itself and write its reports below `out_dir`; returns what `result.json` holds.
+
+    A second run into the same folder gives the same objects, UIDs and times included.
+    Raises ModelUnusable or ModelNotReady, and StorageFull where the folder cannot be written.
+    """
+    model = LoadedModels(settings).get(model_id)
+    created_at = _earlier_run(out_dir / RESULT_FILE) or datetime.now(UTC).replace(microsecond=0)
+    run = _Run(settings, model, out_dir, created_at)
+    entries = []
+    try:
+        out_dir.mkdir(parents=True, exist_ok=True)
+        for number, path in enumerate(files, 1):
+            entries.append(_one(run, path, number))
+            advance()
+        document = {
+            "notice": NOTICE,
+            "created_at": created_at.isoformat(),
+            "radnode": VERSION,
+            "model": {
+                "id": model.bundle.manifest.id,
+                "version": model.bundle.manifest.version,
+                "digest": model.bundle.identity.bundle_digest,
+            },
+            "files": entries,
+        }
+        (out_dir / RESULT_FILE).write_text(as_json(document) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise StorageFull(
+            f"{out_dir} cannot be written ({error.strerror}); make room or name another folder"
+        ) from error
+    return document
+
+
+def as_json(document: Document) -> str:
+    return json.dumps(document, indent=2)
+
+
+def lines(document: Document) -> list[str]:
+    """One line per file, for people."""
+    return [_line(entry) for entry in document["files"]]
+
+
+def _line(entry: Document) -> str:
+    if entry["outcome"] != ANALYSED:
+        return f"{entry['file']}: {entry['outcome']}: {entry['reason']}"
+    findings = ", ".join(f"{f['label']} {f['presence']} ({f['probability']:.3f})" for f in entry["findings"])
+    return f"{entry['file']}: {findings}; {len(entry['results'])} objects written"
+
+
+@dataclass(frozen=True)
+class _Run:
+    settings: Settings
+    model: Loaded
+    out_dir: Path
+    created_at: datetime
+
+
+def _one(run: _Run, path: Path, number: int) -> Document:
+    settings, model, created_at = run.settings, run.model, run.created_at
+    try:
+        known = read_file(path)
+        if not all(map(valid_uid, (known.sop_instance_uid, known.study_instance_uid, known.series_instance_uid))):
+            raise HeaderError("its study, series or instance UID is missing or no UID")
+        analysis = analyse(model, [SourceInput(path)], limits_for(settings.work.max_decoded_bytes))
+    except HeaderError as error:
+        return {"file": str(path), "outcome": REFUSED, "reason": str(error), "results": []}
+    provenance = Provenance(
+        identity="|".join(("analyze", known.sop_instance_uid, model.bundle.manifest.id, created_at.isoformat())),
+        created_at=created_at,
+        model=model.bundle.identity,
+        ae_title=settings.ae_title,
+        software_version=VERSION,
+        config_digest=config_digest(settings),
+    )
+    results = build_results(analysis.sources, provenance)
+    written = [_write(result, run.out_dir, number, place) for place, result in enumerate(results)]
+    (source,) = analysis.sources
+    summary = summary_of(source.header, source.reading, source.reason)
+    return {
+        "file": str(path),
+        "outcome": ANALYSED if analysis.analysed else NOT_ANALYSED,
+        "reason": analysis.reason,
+        "study_instance_uid": known.study_instance_uid,
+        "sop_instance_uid": known.sop_instance_uid,
+        "findings": summary.get("findings", []),
+        "results": written,
+    }
+
+
+def _write(result: ResultObject, out_dir: Path, number: int, place: int) -> Document:
+    """The object itself, and a rendering that any computer opens."""
+    stem = f"{number:04d}-{place}-{result.kind.lower()}"
+    (out_dir / f"{stem}.dcm").write_bytes(result.data)
+    if result.kind == "SR":
+        rendering = f"{stem}.html"
+        (out_dir / rendering).write_text(readable_html(result.data), encoding="utf-8")
+    else:
+        rendering = f"{stem}.png"
+        Image.fromarray(dcmread(BytesIO(result.data)).pixel_array).save(out_dir / rendering)
+    return {
+        "kind": result.kind,
+        "sop_class_uid": result.ref.sop_class_uid,
+        "sop_instance_uid": result.ref.sop_instance_uid,
+        "series_instance_uid": result.ref.series_instance_uid,
+        "file": f"{stem}.dcm",
+        "rendering": rendering,
+    }
+
+
+def _earlier_run(path: Path) -> datetime | None:
+    """When an earlier run into the same folder was made; None where there was none."""
+    try:
+        earlier = json.loads(path.read_text(encoding="utf-8"))
+        moment = datetime.fromisoformat(earlier["created_at"])
+    except (OSError, ValueError, KeyError, TypeError):
+        # No run, or a file of something else: this run writes its own.
+        return None
+    return moment if moment.tzinfo is not None else None

@@ -1,0 +1,180 @@
+"""Results of one job to one destination: C-STORE each, remember each answer, then have it proved."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from pathlib import Path
+
+import structlog
+from pynetdicom import build_context
+from pynetdicom.association import Association
+
+from db import deliveries
+from db.domain import DueDelivery, ResultRef
+from db.errors import ConfigError, PeerUnavailable
+from db.session import Record
+from db.types import utcnow
+from node import scu, storage
+from node.settings import Peer, Settings
+from workers import proof
+from workers.backoff import backoff_s
+from workers.offers import choose, offers
+from workers.results import as_sop_class
+
+log = structlog.get_logger(__name__)
+
+# Long enough for a handful of objects at the slowest; after a crash of this node its leases are freed at the restart.
+_LEASE_S = 600.0
+
+
+@dataclass
+class Sender:
+    """What one delivery process works with. Made after the fork."""
+
+    settings: Settings
+    record: Record
+    owner: str
+    chance: random.Random = field(default_factory=random.SystemRandom)
+
+
+def run_delivery(sender: Sender, job_id: str, destination: str) -> None:
+    """Send what is due of a job to a destination. Raises RecordUnavailable only."""
+    with sender.record.write() as session:
+        due = deliveries.claim(session, job_id, destination, sender.owner, lease_s=_LEASE_S)
+        open_until = deliveries.circuit_open_until(session, destination) if due else None
+        if open_until is not None:
+            for one in due:
+                deliveries.postpone(
+                    session, one, sender.owner, reason="the destination is left alone after failures", at=open_until,
+                    count=False,
+                )  # fmt: skip
+    if not due or open_until is not None:
+        return
+    with structlog.contextvars.bound_contextvars(job=job_id, destination=destination):
+        _deliver(sender, destination, due)
+
+
+def _deliver(sender: Sender, destination: str, due: list[DueDelivery]) -> None:
+    peer = sender.settings.peers.get(destination)
+    if peer is None:
+        _give_up(sender, due, f"no [peers.{destination}] entry in the settings; add it, then `radnode retry`")
+        return
+    open_ids = {one.id for one in due}
+    contexts = [build_context(c, s) for c, s in offers(_kinds(due), peer.sr_sop_class)]
+    asks = peer.proof in {"auto", "commitment"}
+    if asks:
+        contexts.append(scu.commitment_context())
+    try:
+        with scu.associate(peer, sender.settings, contexts, on_commitment=proof.recorder(sender.record)) as association:
+            sent = _send_all(sender, peer, association, due, open_ids)
+            _note_answer(sender, destination, sent)
+            if sent and asks:
+                proof.ask(sender.record, sender.settings, association, destination, sent)
+    except PeerUnavailable as error:
+        _note_failure(sender, destination)
+        _again(sender, [one for one in due if one.id in open_ids], str(error))
+        return
+    except (scu.PeerRefused, ConfigError) as error:
+        _note_failure(sender, destination)
+        _give_up(sender, [one for one in due if one.id in open_ids], str(error))
+        return
+    if sent:
+        proof.read_back(sender.record, sender.settings, destination, sent)
+
+
+def _kinds(due: list[DueDelivery]) -> list[tuple[str, str]]:
+    return [(one.ref.sop_class_uid, one.transfer_syntax_uid) for one in due]
+
+
+def _send_all(
+    sender: Sender, peer: Peer, association: Association, due: list[DueDelivery], open_ids: set[int]
+) -> list[int]:
+    """Send one after the other; returns the delivery ids the peer has taken. What is settled leaves `open_ids`."""
+    accepted = [(str(c.abstract_syntax), str(c.transfer_syntax[0])) for c in association.accepted_contexts]
+    sent = []
+    for one in due:
+        how = choose(one.ref.sop_class_uid, one.transfer_syntax_uid, peer.sr_sop_class, accepted)
+        if how is None:
+            _give_up(sender, [one], f"the peer takes no {_name(one)}; let it accept the class, then `radnode retry`")
+            open_ids.discard(one.id)
+            continue
+        path, ref = _object(sender.settings, one, how.sop_class_uid)
+        answer = scu.send(association, path, as_implicit=how.as_implicit)
+        if answer.ok:
+            with sender.record.write() as session:
+                if deliveries.mark_sent(session, one.id, sender.owner, ref, answer.reason):
+                    sent.append(one.id)
+            log.info("result_sent", sop_instance_uid=ref.sop_instance_uid, attempt=one.attempt)
+        elif answer.retriable:
+            _again(sender, [one], answer.reason)
+        else:
+            _give_up(sender, [one], answer.reason)
+        open_ids.discard(one.id)
+    return sent
+
+
+def _name(one: DueDelivery) -> str:
+    return "structured report" if one.ref.sop_class_uid.startswith("1.2.840.10008.5.1.4.1.1.88.") else "result image"
+
+
+def _object(settings: Settings, one: DueDelivery, sop_class_uid: str) -> tuple[Path, ResultRef]:
+    """The file to send: the result, or the same report under another class, made durable beside it."""
+    path = settings.data_dir / one.path
+    if sop_class_uid == one.ref.sop_class_uid:
+        return path, one.ref
+    try:
+        data, ref = as_sop_class(path.read_bytes(), sop_class_uid)
+    except OSError as error:
+        raise ConfigError(f"result {one.ref.sop_instance_uid} cannot be read below {settings.data_dir}") from error
+    relative = storage.derived_path(storage.RESULTS, ref.sop_instance_uid)
+    return storage.store_bytes(settings.data_dir, relative, data), replace(one.ref, **_changed(ref))
+
+
+def _changed(ref: ResultRef) -> dict[str, str]:
+    return {"sop_class_uid": ref.sop_class_uid, "sop_instance_uid": ref.sop_instance_uid}
+
+
+def _again(sender: Sender, due: list[DueDelivery], reason: str) -> None:
+    """Later, with a growing wait; after the last attempt a dead letter."""
+    delivery = sender.settings.delivery
+    for one in due:
+        if one.attempt >= delivery.max_attempts:
+            _give_up(sender, [one], f"tried {one.attempt} times: {reason}")
+            continue
+        wait = backoff_s(one.attempt, delivery.backoff_first_s, delivery.backoff_max_s, sender.chance.random())
+        with sender.record.write() as session:
+            deliveries.postpone(session, one, sender.owner, reason=reason, at=utcnow() + timedelta(seconds=wait))
+        log.warning(
+            "delivery_postponed",
+            sop_instance_uid=one.ref.sop_instance_uid,
+            attempt=one.attempt,
+            wait_s=round(wait, 1),
+            reason=reason,
+        )
+
+
+def _give_up(sender: Sender, due: list[DueDelivery], reason: str) -> None:
+    with sender.record.write() as session:
+        for one in due:
+            deliveries.bury(session, one, sender.owner, reason=reason)
+    for one in due:
+        log.error("delivery_dead", sop_instance_uid=one.ref.sop_instance_uid, attempt=one.attempt, reason=reason)
+
+
+def _note_answer(sender: Sender, destination: str, sent: list[int]) -> None:
+    """A destination that answers but takes nothing counts as failing."""
+    if not sent:
+        _note_failure(sender, destination)
+        return
+    with sender.record.write() as session:
+        deliveries.note_success(session, destination)
+
+
+def _note_failure(sender: Sender, destination: str) -> None:
+    delivery = sender.settings.delivery
+    with sender.record.write() as session:
+        deliveries.note_failure(
+            session, destination, threshold=delivery.circuit_failures, open_s=delivery.circuit_open_s
+        )

@@ -1,0 +1,220 @@
+"""`radnode doctor`: what is wrong with this installation, why, and how to mend it.
+
+Each check finds one thing out, and none stops the next.
+"""
+
+from __future__ import annotations
+
+import json as json_module
+import shutil
+import socket
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from db import listing, outbox, schema
+from db.errors import ConfigError, RadnodeError
+from db.session import Record, safe_url
+from models.runner import check_golden, visible_gpus
+from node import broker, scu, storage
+from node.cli.common import EXIT_FAILED, Config, Json, out
+from node.settings import Peer, Settings, load
+from node.syntaxes import decodable_transfer_syntaxes, undecodable_transfer_syntaxes
+from workers.loaded import LoadedModels
+
+app = typer.Typer()
+
+
+class Grade(StrEnum):
+    OK = "ok"
+    WARN = "warn"
+    FAIL = "fail"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing found out. remedy: what to do, "" where nothing is to be done."""
+
+    check: str
+    grade: Grade
+    detail: str
+    remedy: str = ""
+
+
+@app.command()
+def doctor(
+    config: Config = None,
+    json: Json = False,
+    skip_model: Annotated[bool, typer.Option("--skip-model", help="Load no model; saves some seconds.")] = False,
+) -> None:
+    """Check settings, disk, record, broker, listener, peers, decoders, models and GPU; names cause and remedy."""
+    findings = list(examine(config, with_models=not skip_model))
+    if json:
+        typer.echo(json_module.dumps([asdict(finding) for finding in findings], indent=2))
+    else:
+        for finding in findings:
+            out.print(f"{finding.grade.value:<5} {finding.check}: {finding.detail}", markup=False, soft_wrap=True)
+            if finding.remedy:
+                out.print(f"      {finding.remedy}", markup=False, soft_wrap=True)
+    if any(finding.grade is Grade.FAIL for finding in findings):
+        raise typer.Exit(EXIT_FAILED)
+
+
+def examine(config: Path | None, *, with_models: bool = True) -> Iterator[Finding]:
+    """Every finding in turn; without readable settings there is only one."""
+    try:
+        settings = load(config)
+    except ConfigError as error:
+        yield Finding("settings", Grade.FAIL, str(error), "Mend the settings; `radnode config check` reads them again.")
+        return
+    yield Finding("settings", Grade.OK, f"{len(settings.routes)} routes, {len(settings.peers)} peers")
+    yield from _exposure(settings)
+    for check in (_disk, _record, _broker, _listener):
+        yield check(settings)
+    for name, peer in settings.peers.items():
+        yield _peer(settings, name, peer)
+    yield from _senders(settings)
+    yield _decoders()
+    yield _gpu(settings)
+    if with_models:
+        yield from _models(settings)
+
+
+def _attempt(name: str, act: Callable[[], str], remedy: str) -> Finding:
+    try:
+        return Finding(name, Grade.OK, act())
+    except RadnodeError as error:
+        return Finding(name, Grade.FAIL, str(error), remedy)
+
+
+def _exposure(settings: Settings) -> Iterator[Finding]:
+    if settings.access.allow_plain_beyond_loopback:
+        yield Finding(
+            "access",
+            Grade.WARN,
+            "DICOM without TLS is permitted beyond loopback",
+            "Set [tls] and remove the permission.",
+        )
+    if settings.access.allow_unknown_beyond_loopback:
+        yield Finding("access", Grade.WARN, "any peer may send beyond loopback", "Set access.known_peers_only = true.")
+
+
+def _disk(settings: Settings) -> Finding:
+    def look() -> str:
+        storage.require_room(settings)
+        free = shutil.disk_usage(settings.data_dir).free
+        return f"{free / 1024**3:.1f} GiB free below {settings.data_dir}"
+
+    return _attempt("disk", look, "Make room, or set RADNODE_DATA_DIR to another disk.")
+
+
+def _record(settings: Settings) -> Finding:
+    def look() -> str:
+        record = Record(settings.record_url)
+        try:
+            if not settings.database_url and schema.current(record) is None:
+                return "not made yet; `radnode serve` makes it"
+            schema.require_current(record)
+            with record.read() as session:
+                counts, waiting = listing.counts(session), outbox.waiting(session)
+        finally:
+            record.close()
+        parked = counts["jobs"].get("PARKED", 0)
+        dead = counts["deliveries"].get("DEAD", 0)
+        return f"{safe_url(settings.record_url)}; {parked} parked jobs, {dead} dead letters, {waiting} messages waiting"
+
+    return _attempt("record", look, "Start the database, check database_url, then run `radnode db upgrade`.")
+
+
+def _broker(settings: Settings) -> Finding:
+    if settings.embedded_broker and not _node_runs(settings):
+        return Finding("broker", Grade.OK, "embedded; `radnode serve` starts it")
+
+    def look() -> str:
+        broker.ping(settings.effective_broker_url)
+        return "embedded, answers" if settings.embedded_broker else "answers"
+
+    return _attempt("broker", look, "Start Redis or Valkey, or remove broker_url to use the embedded one.")
+
+
+def _node_runs(settings: Settings) -> bool:
+    return (settings.data_dir / "radnode.pid").is_file()
+
+
+def _listener(settings: Settings) -> Finding:
+    """A running node answers its own C-ECHO; where none runs the port must be free."""
+    host = "127.0.0.1" if settings.dicom_host in {"0.0.0.0", "::"} else settings.dicom_host  # noqa: S104 - compared only
+    where = f"{settings.ae_title}@{settings.dicom_host}:{settings.dicom_port}"
+    if _node_runs(settings) and settings.tls.certificate is None and not settings.access.known_peers_only:
+        found = scu.echo(Peer(ae_title=settings.ae_title, host=host, port=settings.dicom_port), settings)
+        if found.ok:
+            return Finding("listener", Grade.OK, f"{where} answers C-ECHO")
+        return Finding("listener", Grade.FAIL, f"{where}: {found.cause}", found.remedy)
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.settimeout(2.0)
+        taken = probe.connect_ex((host, settings.dicom_port)) == 0
+    if _node_runs(settings):
+        grade, detail = (Grade.OK, "takes connections") if taken else (Grade.FAIL, "takes no connections")
+        return Finding("listener", grade, f"{where} {detail}", "" if taken else "See the log of `radnode serve`.")
+    if taken:
+        return Finding(
+            "listener", Grade.FAIL, f"another program uses port {settings.dicom_port}", "Stop it or set dicom_port."
+        )
+    return Finding("listener", Grade.OK, f"{where} is free; `radnode serve` will listen there")
+
+
+def _peer(settings: Settings, name: str, peer: Peer) -> Finding:
+    found = scu.echo(peer, settings)
+    where = f"{peer.ae_title}@{peer.host}:{peer.port}"
+    if found.ok:
+        return Finding(f"peer {name}", Grade.OK, f"{where} answers C-ECHO")
+    return Finding(f"peer {name}", Grade.FAIL, f"{where}: {found.cause}", found.remedy)
+
+
+def _senders(settings: Settings) -> Iterator[Finding]:
+    to_sender = [route.name for route in settings.routes if "sender" in route.destinations]
+    if to_sender and not settings.peers:
+        yield Finding(
+            "routes",
+            Grade.WARN,
+            f"{', '.join(to_sender)}: results go back to the sender, but no peer is configured, so they stay here",
+            "Add a [peers.NAME] entry with the sender's AE title, host and port.",
+        )
+
+
+def _decoders() -> Finding:
+    missing = undecodable_transfer_syntaxes()
+    if missing:
+        return Finding(
+            "decoders", Grade.WARN, f"no decoder for {', '.join(missing)}", "Install radnode with all its dependencies."
+        )
+    return Finding("decoders", Grade.OK, f"{len(decodable_transfer_syntaxes())} transfer syntaxes can be read")
+
+
+def _gpu(settings: Settings) -> Finding:
+    gpus = visible_gpus()
+    if settings.work.accelerator == "gpu" and not gpus:
+        return Finding(
+            "gpu", Grade.FAIL, "none is visible", "Check the driver, or set work.accelerator to auto or cpu."
+        )
+    return Finding("gpu", Grade.OK, f"{len(gpus)} in use" if gpus else "none; models run on the CPU")
+
+
+def _models(settings: Settings) -> Iterator[Finding]:
+    models = LoadedModels(settings)
+    for model_id in _wanted(settings):
+
+        def look(wanted: str = model_id) -> str:
+            loaded = models.get(wanted)
+            off = check_golden(loaded.bundle, loaded.runner)
+            return f"version {loaded.bundle.manifest.version} answers its test vectors (largest difference {off:.1e})"
+
+        yield _attempt(f"model {model_id}", look, "Install the model again, or mend the routes that name it.")
+
+
+def _wanted(settings: Settings) -> Iterable[str]:
+    return dict.fromkeys(model for route in settings.routes for model in route.models)

@@ -1,0 +1,251 @@
+"""A job from claim to commit: read, build, store, finish; or hand back, or park.
+
+A job may be killed at any moment and run again elsewhere: object UIDs and times come from the job, files are written
+before the record names them, and only the holder of the lease may finish.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import structlog
+
+from db import jobs
+from db.domain import ClaimedJob, InstanceOutcome, JobOutcome, NewResult
+from db.errors import LeaseLost, PermanentError, RadnodeError, RecordUnavailable, RetriableError, StorageFull
+from db.session import Record
+from db.states import InstanceState
+from models.contracts import ModelIdentity, Reading
+from node import storage
+from node.settings import Settings, config_digest
+from workers.analysis import Analysis, SourceInput, analyse, limits_for
+from workers.backoff import backoff_s
+from workers.loaded import LoadedModels
+from workers.results import Provenance, ResultObject, build_results
+from workers.version import VERSION
+
+log = structlog.get_logger(__name__)
+
+_RETRY_FIRST_S, _RETRY_MAX_S = 2.0, 120.0
+
+
+class SourceGone(PermanentError):
+    """A stored image is no longer in the data folder."""
+
+
+@dataclass
+class Worker:
+    """What one worker process works with. Made after the fork."""
+
+    settings: Settings
+    record: Record
+    models: LoadedModels
+    owner: str
+    chance: random.Random = field(default_factory=random.SystemRandom)
+
+
+def run_job(worker: Worker, job_id: str) -> None:
+    """Claim a job and bring it to an end, or do nothing when it is not due. Raises RecordUnavailable only."""
+    work = worker.settings.work
+    with worker.record.write() as session:
+        job = jobs.claim(session, job_id, worker.owner, lease_s=work.lease_s, max_attempts=work.max_attempts)
+    if job is None:
+        log.debug("job_not_due", job=job_id)
+        return
+    with structlog.contextvars.bound_contextvars(job=job_id):
+        try:
+            _carry_out(worker, job)
+        except LeaseLost as error:
+            log.warning("lease_lost", reason=str(error))
+        except RecordUnavailable:
+            raise
+        except RetriableError as error:
+            _hand_back(worker, job, str(error))
+        except RadnodeError as error:
+            _park(worker, job, str(error))
+
+
+def hand_back_unfinished(worker: Worker, job_id: str, reason: str) -> None:
+    """The job was cut short from outside (time limit, unforeseen error): QUEUED again, or parked after the last try."""
+    work = worker.settings.work
+    with worker.record.write() as session:
+        attempt = jobs.attempts_of(session, job_id, worker.owner)
+        if attempt is None:
+            return
+        if attempt >= work.max_attempts:
+            jobs.park(session, job_id, worker.owner, reason=f"tried {attempt} times: {reason}")
+        else:
+            jobs.hand_back(session, job_id, worker.owner, reason=reason, delay_s=_delay_s(worker, attempt))
+    log.error("job_cut_short", job=job_id, reason=reason)
+
+
+def _carry_out(worker: Worker, job: ClaimedJob) -> None:
+    model = worker.models.get(job.model)
+    with _heartbeat(worker, job) as beat:
+        analysis = _analyse(worker, job, beat)
+        provenance = provenance_of(worker.settings, job, model.bundle.identity)
+        results = tuple(_store(worker.settings, result) for result in build_results(analysis.sources, provenance))
+    names, notes = destinations_of(worker.settings, job)
+    outcome = JobOutcome(
+        analysed=analysis.analysed,
+        reason="; ".join([*([analysis.reason] if analysis.reason else []), *notes]),
+        model_version=model.bundle.manifest.version,
+        model_digest=model.bundle.identity.bundle_digest,
+        summary={"images": [summary_of(source.header, source.reading, source.reason) for source in analysis.sources]},
+        results=results,
+        instances=_instance_outcomes(job, analysis),
+        destinations=names,
+    )
+    with worker.record.write() as session:
+        jobs.finish(session, job.id, worker.owner, outcome)
+    log.info("job_finished", analysed=analysis.analysed, results=len(results), destinations=len(names))
+
+
+def _analyse(worker: Worker, job: ClaimedJob, beat: _Beat) -> Analysis:
+    folder = worker.settings.data_dir
+    sources = [SourceInput(folder / s.path, s.facts, s.calling_ae) for s in job.sources]
+    limits = limits_for(worker.settings.work.max_decoded_bytes)
+    try:
+        return analyse(worker.models.get(job.model), sources, limits, beat.check)
+    except FileNotFoundError as error:
+        raise SourceGone(
+            f"a stored image of study {job.study_instance_uid} is gone from {folder}; restore it, then `radnode retry`"
+        ) from error
+    except OSError as error:
+        kind = error.strerror or type(error).__name__
+        raise StorageFull(f"a stored image cannot be read ({kind}); check the disk of {folder}") from error
+
+
+def provenance_of(settings: Settings, job: ClaimedJob, model: ModelIdentity) -> Provenance:
+    """All that result objects depend on besides images and findings; the same on every rerun of a job."""
+    return Provenance(
+        identity=job.identity,
+        created_at=job.created_at,
+        model=model,
+        ae_title=settings.ae_title,
+        software_version=VERSION,
+        config_digest=config_digest(settings),
+        predecessors=job.predecessors,
+    )
+
+
+def destinations_of(settings: Settings, job: ClaimedJob) -> tuple[tuple[str, ...], list[str]]:
+    """Peer names the results go to, and what to say where the sender is none of them."""
+    names: list[str] = []
+    notes: list[str] = []
+    for destination in job.destinations:
+        if destination != "sender":
+            names.append(destination)
+            continue
+        for calling_ae in dict.fromkeys(source.calling_ae for source in job.sources):
+            known = settings.peer_by_ae(calling_ae)
+            if known is None:
+                notes.append("the sender is no configured peer: results stay on this node; add a [peers] entry for it")
+            else:
+                names.append(known[0])
+    return tuple(dict.fromkeys(names)), list(dict.fromkeys(notes))
+
+
+def summary_of(header: Any, reading: Reading | None, reason: str) -> dict[str, Any]:
+    """One image's outcome for the record and for scripts; nothing of the patient."""
+    uid = str(header.get("SOPInstanceUID", ""))
+    if reading is None:
+        return {"sop_instance_uid": uid, "analysed": False, "reason": reason}
+    findings = [
+        {
+            "label": finding.key,
+            "presence": finding.presence.value,
+            "probability": round(finding.probability, 4),
+            "threshold": finding.threshold,
+            "priority": finding.priority.value,
+        }
+        for finding in reading.findings
+    ]
+    return {"sop_instance_uid": uid, "analysed": True, "findings": findings, "notes": list(reading.notes)}
+
+
+def _instance_outcomes(job: ClaimedJob, analysis: Analysis) -> tuple[InstanceOutcome, ...]:
+    return tuple(
+        InstanceOutcome(
+            source.instance_id,
+            InstanceState.ANALYSED if result.reading is not None else InstanceState.NOT_ANALYSED,
+            f"read by {job.model}" if result.reading is not None else result.reason,
+        )
+        for source, result in zip(job.sources, analysis.sources, strict=True)
+    )
+
+
+def _store(settings: Settings, result: ResultObject) -> NewResult:
+    relative = storage.derived_path(storage.RESULTS, result.ref.sop_instance_uid)
+    storage.store_bytes(settings.data_dir, relative, result.data)
+    return NewResult(
+        kind=result.kind,
+        ref=result.ref,
+        transfer_syntax_uid=result.transfer_syntax_uid,
+        path=relative.as_posix(),
+        size_bytes=len(result.data),
+        sha256=hashlib.sha256(result.data).hexdigest(),
+    )
+
+
+def _hand_back(worker: Worker, job: ClaimedJob, reason: str) -> None:
+    if job.attempt >= worker.settings.work.max_attempts:
+        _park(worker, job, f"tried {job.attempt} times: {reason}")
+        return
+    with worker.record.write() as session:
+        jobs.hand_back(session, job.id, worker.owner, reason=reason, delay_s=_delay_s(worker, job.attempt))
+    log.warning("job_handed_back", reason=reason, attempt=job.attempt)
+
+
+def _park(worker: Worker, job: ClaimedJob, reason: str) -> None:
+    with worker.record.write() as session:
+        jobs.park(session, job.id, worker.owner, reason=reason)
+    log.error("job_parked", reason=reason)
+
+
+def _delay_s(worker: Worker, attempt: int) -> float:
+    return backoff_s(attempt, _RETRY_FIRST_S, _RETRY_MAX_S, worker.chance.random())
+
+
+class _Beat:
+    """Whether the lease is still held; set by the thread that renews it."""
+
+    def __init__(self) -> None:
+        self.lost: LeaseLost | None = None
+
+    def check(self) -> None:
+        """Raise LeaseLost once another worker has the job."""
+        if self.lost is not None:
+            raise self.lost
+
+
+@contextmanager
+def _heartbeat(worker: Worker, job: ClaimedJob) -> Iterator[_Beat]:
+    """Renew the lease three times per lease while the block runs. A record that is away is tried again."""
+    beat, stop = _Beat(), threading.Event()
+    lease_s = worker.settings.work.lease_s
+
+    def renew() -> None:
+        while not stop.wait(lease_s / 3):
+            try:
+                with worker.record.write() as session:
+                    jobs.heartbeat(session, job.id, worker.owner, lease_s=lease_s)
+            except LeaseLost as error:
+                beat.lost = error
+                return
+            except RecordUnavailable as error:
+                log.warning("lease_not_renewed", reason=str(error))
+
+    thread = threading.Thread(target=renew, name=f"lease-{job.id}", daemon=True)
+    thread.start()
+    try:
+        yield beat
+    finally:
+        stop.set()
+        thread.join()

@@ -1,0 +1,136 @@
+"""Whether the peer really holds what it took: storage commitment (PS3.4 annex J), else reading back by C-FIND."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+
+import structlog
+from pydicom.uid import generate_uid
+from pynetdicom.association import Association
+
+from db import deliveries
+from db.errors import ConfigError, PeerUnavailable
+from db.session import Record
+from db.types import utcnow
+from node import scu
+from node.commitment import CommitmentReport
+from node.settings import Settings
+
+log = structlog.get_logger(__name__)
+
+# An archive may index what it has taken a moment later.
+_LOOKS_S = (0.0, 0.3, 1.0, 3.0)
+_POLL_S = 0.05
+# After that long without a trace the object is sent again.
+LOST_AFTER_S = 900.0
+_RETRY_S = 5.0
+
+
+def recorder(record: Record) -> Callable[[CommitmentReport], bool]:
+    """Writes a report that comes back on the sending association; False where nobody asked for it."""
+
+    def write(report: CommitmentReport) -> bool:
+        with record.write() as session:
+            return deliveries.apply_commitment(
+                session,
+                report.transaction_uid,
+                report.committed,
+                report.failed,
+                retry_at=utcnow() + timedelta(seconds=_RETRY_S),
+            )
+
+    return write
+
+
+def ask(
+    record: Record, settings: Settings, association: Association, destination: str, delivery_ids: Sequence[int]
+) -> None:
+    """Request storage commitment and wait `delivery.commitment_grace_s` for the report, here or at the listener.
+
+    A peer that offers none is not a failure: `read_back` comes next.
+    """
+    with record.read() as session:
+        open_refs = deliveries.unproved(session, destination, delivery_ids)
+    if not open_refs:
+        return
+    transaction = generate_uid(prefix=None)
+    deadline = utcnow() + timedelta(seconds=settings.delivery.commitment_timeout_s)
+    with record.write() as session:
+        deliveries.ask_commitment(session, transaction, destination, [i for i, _ in open_refs], deadline_at=deadline)
+    refs = [(ref.sop_class_uid, ref.sop_instance_uid) for _, ref in open_refs]
+    try:
+        scu.request_commitment(association, transaction, refs)
+    except (scu.PeerRefused, PeerUnavailable) as error:
+        with record.write() as session:
+            deliveries.withdraw_commitment(session, transaction)
+        log.info("no_storage_commitment", destination=destination, reason=str(error))
+        return
+    until = time.monotonic() + settings.delivery.commitment_grace_s
+    while time.monotonic() < until and _unproved(record, destination, delivery_ids):
+        time.sleep(_POLL_S)
+
+
+def read_back(
+    record: Record,
+    settings: Settings,
+    destination: str,
+    delivery_ids: Sequence[int],
+    looks_s: Sequence[float] = _LOOKS_S,
+) -> None:
+    """Where allowed, ask by C-FIND for what is not proved yet, a few times; what is not found stays SENT.
+
+    A peer that answers no C-FIND leaves the deliveries UNCONFIRMED, which is said.
+    """
+    peer = settings.peers.get(destination)
+    if peer is None or peer.proof == "commitment":
+        return
+    if peer.proof == "none":
+        _leave(record, delivery_ids, "the settings ask for no proof")
+        return
+    for wait_s in looks_s:
+        time.sleep(wait_s)
+        with record.read() as session:
+            open_refs = deliveries.unproved(session, destination, delivery_ids)
+        if not open_refs:
+            return
+        try:
+            held = scu.holds(peer, settings, [ref for _, ref in open_refs])
+        except (scu.PeerRefused, ConfigError) as error:
+            _leave(record, [i for i, _ in open_refs], f"neither storage commitment nor C-FIND: {error}")
+            return
+        except PeerUnavailable as error:
+            log.warning("read_back_postponed", destination=destination, reason=str(error))
+            return
+        found = [i for i, ref in open_refs if ref.sop_instance_uid in held]
+        if found:
+            with record.write() as session:
+                deliveries.confirm(session, found, "found by C-FIND")
+
+
+def check_overdue(record: Record, settings: Settings, after_s: float) -> None:
+    """Look again for what was sent more than `after_s` ago and is not proved; send again what stays away."""
+    now = utcnow()
+    with record.write() as session:
+        deliveries.expire_commitments(session, now)
+    with record.read() as session:
+        waiting = deliveries.awaiting_proof(session, now - timedelta(seconds=after_s))
+    for destination, entries in waiting.items():
+        read_back(record, settings, destination, [i for i, _ in entries], looks_s=(0.0,))
+        lost = {i for i, sent_at in entries if now - sent_at > timedelta(seconds=LOST_AFTER_S)}
+        for delivery_id in lost & set(_unproved(record, destination, [i for i, _ in entries])):
+            with record.write() as session:
+                deliveries.send_again(
+                    session, delivery_id, "the peer took it but does not find it; it is sent again", at=now
+                )
+
+
+def _unproved(record: Record, destination: str, delivery_ids: Sequence[int]) -> list[int]:
+    with record.read() as session:
+        return [i for i, _ in deliveries.unproved(session, destination, delivery_ids)]
+
+
+def _leave(record: Record, delivery_ids: Sequence[int], reason: str) -> None:
+    with record.write() as session:
+        deliveries.leave_unconfirmed(session, delivery_ids, reason)

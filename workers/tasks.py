@@ -1,0 +1,76 @@
+"""Celery tasks and the life of a worker's child process: thin, everything decided elsewhere.
+
+Imported by worker processes only. What a child works with is made in the child: neither a database connection nor a
+loaded model survives a fork.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import structlog
+from billiard.exceptions import SoftTimeLimitExceeded
+from celery import signals
+
+from db.errors import PermanentError
+from db.session import Record
+from node import logs
+from node.identity import owner
+from workers.app import DELIVER_TASK, INFER_TASK, make_app, settings_of_process
+from workers.deliver import Sender, run_delivery
+from workers.loaded import LoadedModels
+from workers.pipeline import Worker, hand_back_unfinished, run_job
+
+log = structlog.get_logger(__name__)
+
+# Set by `workers.pool` for processes that infer: they load their models before the first message.
+WARM_UP_VARIABLE = "RADNODE_WARM_UP"
+
+
+class MalformedMessage(PermanentError):
+    """A message that this release did not write."""
+
+
+app = make_app(settings_of_process())
+_process: dict[str, Any] = {}
+
+
+@signals.setup_logging.connect  # type: ignore[untyped-decorator]
+def _set_up_logging(**_: Any) -> None:
+    logs.configure(settings_of_process())
+
+
+@signals.worker_process_init.connect  # type: ignore[untyped-decorator]
+def _start_child(**_: Any) -> None:
+    settings = settings_of_process()
+    record = Record(settings.record_url, pool_size=4)
+    models = LoadedModels(settings)
+    _process["worker"] = Worker(settings, record, models, owner(settings, "infer"))
+    _process["sender"] = Sender(settings, record, owner(settings, "deliver"))
+    if os.environ.get(WARM_UP_VARIABLE):
+        models.warm_up(dict.fromkeys(model for route in settings.routes for model in route.models))
+
+
+@app.task(name=INFER_TASK)  # type: ignore[untyped-decorator]
+def infer(job_id: str) -> None:
+    """Run one job, if it is due."""
+    worker: Worker = _process["worker"]
+    try:
+        run_job(worker, job_id)
+    except SoftTimeLimitExceeded:
+        limit = worker.settings.work.soft_time_limit_s
+        hand_back_unfinished(worker, job_id, f"it took longer than work.soft_time_limit_s = {limit} s")
+    except Exception as error:
+        # Not foreseen: the job is tried again and in the end parked; the process and its other jobs go on.
+        hand_back_unfinished(worker, job_id, f"unforeseen {type(error).__name__}; see the worker's log")
+        raise
+
+
+@app.task(name=DELIVER_TASK)  # type: ignore[untyped-decorator]
+def deliver(subject: str) -> None:
+    """Send the results of one job to one destination, as far as they are due."""
+    job_id, separator, destination = subject.partition(":")
+    if not separator:
+        raise MalformedMessage("a delivery is named job:destination")
+    run_delivery(_process["sender"], job_id, destination)
