@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from sqlalchemy import select, update
+from dataclasses import replace
+
+from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session
 
 from db import audit
@@ -11,6 +13,9 @@ from db.states import InstanceState, RefusalKind, StudyState
 from db.tables import Delivery, Instance, Refusal, Result, Series, Study
 from db.transitions import affected, insert_ignore
 from db.types import utcnow
+
+# A promise of more images than a 32-bit column holds is no promise.
+_MOST_EXPECTED = 2**31 - 1
 
 
 def find_instance(session: Session, sop_instance_uid: str) -> tuple[str, str] | None:
@@ -38,8 +43,9 @@ def record_instance(session: Session, new: NewInstance) -> Intake:
     known = find_instance(session, new.sop_instance_uid)
     if known is not None:
         return Intake.DUPLICATE if known[0] == new.sha256 else Intake.CONFLICT
-    study = _study(session, new)
-    series_id = _series(session, study.id, new)
+    new = _storable(new)
+    study, opened_study = _study(session, new)
+    series_id, opened_series = _series(session, study.id, new)
     mismatch = study.patient_id != new.patient_id
     inserted = insert_ignore(
         session,
@@ -62,7 +68,13 @@ def record_instance(session: Session, new: NewInstance) -> Intake:
         received_at=new.received_at,
     )
     if not inserted:
-        # PostgreSQL: another association committed the same UID between our look and our insert.
+        # PostgreSQL: another association committed the same UID between our look and our insert. Neither its study nor
+        # its series must stay behind empty.
+        if opened_series:
+            affected(session, delete(Series).where(Series.id == series_id))
+        if opened_study:
+            session.expunge(study)
+            affected(session, delete(Study).where(Study.id == study.id))
         known = find_instance(session, new.sop_instance_uid)
         return Intake.DUPLICATE if known is not None and known[0] == new.sha256 else Intake.CONFLICT
     if mismatch:
@@ -109,8 +121,23 @@ def record_refusal(session: Session, kind: RefusalKind, new: NewRefusal) -> None
     )
 
 
-def _study(session: Session, new: NewInstance) -> Study:
-    insert_ignore(
+def _storable(new: NewInstance) -> NewInstance:
+    """What a peer's header says, made fit for both databases: PostgreSQL takes no NUL and no number beyond 32 bits."""
+    texts = ("patient_id", "patient_name", "accession_number", "study_description", "modality", "series_description")
+    clean = {name: _text(getattr(new, name)) for name in texts}
+    expected = new.expected_instances
+    if expected is not None and not 0 <= expected <= _MOST_EXPECTED:
+        expected = None
+    return replace(new, expected_instances=expected, **clean)
+
+
+def _text(value: str) -> str:
+    return value.replace("\0", "\N{REPLACEMENT CHARACTER}").encode("utf-8", "replace").decode("utf-8")
+
+
+def _study(session: Session, new: NewInstance) -> tuple[Study, bool]:
+    """The study and whether this call made it."""
+    opened = insert_ignore(
         session,
         Study,
         study_instance_uid=new.study_instance_uid,
@@ -127,11 +154,12 @@ def _study(session: Session, new: NewInstance) -> Study:
         study_description=new.study_description,
         expected_instances=new.expected_instances,
     )
-    return session.scalars(select(Study).where(Study.study_instance_uid == new.study_instance_uid)).one()
+    return session.scalars(select(Study).where(Study.study_instance_uid == new.study_instance_uid)).one(), opened
 
 
-def _series(session: Session, study_id: int, new: NewInstance) -> int:
-    insert_ignore(
+def _series(session: Session, study_id: int, new: NewInstance) -> tuple[int, bool]:
+    """The series' row id and whether this call made it."""
+    opened = insert_ignore(
         session,
         Series,
         study_id=study_id,
@@ -139,9 +167,8 @@ def _series(session: Session, study_id: int, new: NewInstance) -> int:
         modality=new.modality,
         series_description=new.series_description,
     )
-    return session.scalars(
-        select(Series.id).where(Series.study_id == study_id, Series.series_instance_uid == new.series_instance_uid)
-    ).one()
+    query = select(Series.id).where(Series.study_id == study_id, Series.series_instance_uid == new.series_instance_uid)
+    return session.scalars(query).one(), opened
 
 
 def _touch(session: Session, study_id: int, new: NewInstance) -> None:

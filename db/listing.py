@@ -14,7 +14,8 @@ Row = dict[str, Any]
 
 def studies(session: Session, limit: int | None = None) -> list[Row]:
     """Newest first, with how many images and jobs each has."""
-    counts = dict(session.execute(select(Instance.study_id, func.count()).group_by(Instance.study_id)).tuples())
+    counted = session.execute(select(Instance.study_id, func.count()).group_by(Instance.study_id))
+    counts = {row[0]: row[1] for row in counted}
     query = select(Study).order_by(Study.last_received_at.desc(), Study.id.desc()).limit(limit)
     return [
         {
@@ -135,6 +136,6 @@ def counts(session: Session) -> dict[str, dict[str, int]]:
     """How many rows are in each state, per table; for metrics and `doctor`."""
     tables = {"studies": Study.state, "instances": Instance.state, "jobs": Job.state, "deliveries": Delivery.state}
     return {
-        name: {state.value: n for state, n in session.execute(select(column, func.count()).group_by(column)).tuples()}
+        name: {row[0].value: row[1] for row in session.execute(select(column, func.count()).group_by(column))}
         for name, column in tables.items()
     }

@@ -6,6 +6,7 @@ fail with SQLITE_BUSY however long it is willing to wait.
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from typing import Any
 from sqlalchemy import Connection, create_engine, event, make_url, text
 from sqlalchemy.engine import URL, Engine
 from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
 
 from db.errors import ConfigError, RecordUnavailable
@@ -60,6 +62,11 @@ class Record:
                 yield session
         except OperationalError as error:
             raise RecordUnavailable(_unavailable(self.url, error)) from error
+        except PoolTimeout as error:
+            raise RecordUnavailable(
+                f"every connection to the record at {safe_url(self.url)} is in use; fewer associations or workers "
+                "at once need fewer"
+            ) from error
         except DBAPIError as error:
             if error.connection_invalidated:
                 raise RecordUnavailable(_unavailable(self.url, error)) from error
@@ -81,8 +88,9 @@ def _unavailable(url: URL, error: DBAPIError) -> str:
 
 
 def safe_url(url: URL | str) -> str:
-    """The URL without its password, for logs and `doctor`."""
-    return _parse(str(url)).render_as_string() if isinstance(url, str) else url.render_as_string()
+    """The URL without its passwords, for logs and `doctor`."""
+    parsed = _parse(url) if isinstance(url, str) else url
+    return parsed.difference_update_query(("password", "sslpassword", "passfile")).render_as_string()
 
 
 def _parse(url: str) -> URL:
@@ -98,13 +106,30 @@ def _parse(url: str) -> URL:
 
 def _engine(url: URL, pool_size: int) -> Engine:
     if url.get_backend_name() == "postgresql":
-        return create_engine(url, pool_size=pool_size, max_overflow=pool_size, pool_pre_ping=True)
+        return create_engine(
+            url, pool_size=pool_size, max_overflow=pool_size, pool_pre_ping=True, json_serializer=_json
+        )
     if url.database:
-        Path(url.database).parent.mkdir(parents=True, exist_ok=True)
-    engine = create_engine(url, pool_size=pool_size, max_overflow=pool_size, connect_args={"timeout": BUSY_TIMEOUT_S})
+        folder = Path(url.database).parent
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RecordUnavailable(f"the record's folder {folder} cannot be made ({error.strerror})") from error
+    engine = create_engine(
+        url,
+        pool_size=pool_size,
+        max_overflow=pool_size,
+        connect_args={"timeout": BUSY_TIMEOUT_S},
+        json_serializer=_json,
+    )
     event.listen(engine, "connect", _prepare_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
     return engine
+
+
+def _json(value: Any) -> str:
+    # NaN is no JSON: PostgreSQL would refuse it, SQLite hand it on to readers that cannot parse it.
+    return json.dumps(value, allow_nan=False)
 
 
 def _prepare_sqlite(connection: sqlite3.Connection, _record: Any) -> None:

@@ -74,6 +74,7 @@ INSTANCE_TRANSITIONS = frozenset(
     {
         (_I.RECEIVED, _I.STORED),
         (_I.RECEIVED, _I.ROUTED),
+        (_I.STORED, _I.ROUTED),  # the rules have changed, and a late image reopened its study
         (_I.ROUTED, _I.ANALYSED),
         (_I.ROUTED, _I.NOT_ANALYSED),
         (_I.ROUTED, _I.FAILED),

@@ -148,14 +148,15 @@ def _open_revision(session: Session, study: StudyView, new: NewRevision) -> int:
         )
     for job in new.jobs:
         _queue(session, study.id, revision.id, job, now)
-    move(
-        session,
-        Instance,
-        [Instance.id.in_(new.instance_ids)],
-        InstanceState.RECEIVED,
-        InstanceState.ROUTED,
-        reason=f"route {new.route}",
-    )
+    for source in (InstanceState.RECEIVED, InstanceState.STORED):
+        move(
+            session,
+            Instance,
+            [Instance.id.in_(new.instance_ids)],
+            source,
+            InstanceState.ROUTED,
+            reason=f"route {new.route}",
+        )
     audit.note(
         session,
         "study_routed",

@@ -1,0 +1,86 @@
+"""One record suite, two databases: every test of the record runs on SQLite and on a real PostgreSQL."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from db import schema
+from db.session import Record
+from tests.support.postgres import PostgresServer, postgres_server
+
+DIALECTS = ("sqlite", "postgresql")
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    with postgres_server() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def migrated_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("sqlite") / "template.db"
+    record = Record(f"sqlite:///{path}")
+    schema.upgrade(record)
+    record.close()
+    return path
+
+
+@pytest.fixture(scope="session")
+def migrated_postgres(postgres: PostgresServer) -> str:
+    name = postgres.new_database()
+    record = Record(postgres.url(name))
+    schema.upgrade(record)
+    record.close()
+    return name
+
+
+@pytest.fixture(params=DIALECTS)
+def empty_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """The URL of a database without a table."""
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path / 'empty.db'}"
+        return
+    server: PostgresServer = request.getfixturevalue("postgres")
+    name = server.new_database()
+    yield server.url(name)
+    server.drop_database(name)
+
+
+@pytest.fixture(params=DIALECTS)
+def record_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """The URL of a database of the test's own with this release's tables, empty."""
+    if request.param == "sqlite":
+        path = tmp_path / "record.db"
+        shutil.copy(request.getfixturevalue("migrated_sqlite"), path)
+        yield f"sqlite:///{path}"
+        return
+    server: PostgresServer = request.getfixturevalue("postgres")
+    name = server.new_database(template=request.getfixturevalue("migrated_postgres"))
+    yield server.url(name)
+    server.drop_database(name)
+
+
+@pytest.fixture
+def record(record_url: str) -> Iterator[Record]:
+    opened = Record(record_url)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def other_record(record_url: str) -> Iterator[Callable[[], Record]]:
+    """More ways into the same database, as other processes would have them."""
+    opened: list[Record] = []
+
+    def open_another() -> Record:
+        opened.append(Record(record_url))
+        return opened[-1]
+
+    yield open_another
+    for one in opened:
+        one.close()
