@@ -49,8 +49,10 @@ def affected(session: Session, statement: Any) -> int:
 def insert_ignore(session: Session, table: type[Base], **values: Any) -> bool:
     """Insert unless a unique constraint already has it. True when a row was inserted.
 
-    Written per dialect because a failed INSERT would poison PostgreSQL's whole transaction.
+    Written per dialect because a failed INSERT would poison PostgreSQL's whole transaction. RETURNING tells what
+    happened: SQLAlchemy gives no row count for an INSERT on PostgreSQL.
     """
     build = postgresql.insert if session.get_bind().dialect.name == "postgresql" else sqlite.insert
-    statement = build(table).values(**values).on_conflict_do_nothing()
-    return affected(session, statement) == 1
+    key = table.__table__.primary_key.columns
+    statement = build(table).values(**values).on_conflict_do_nothing().returning(*key)
+    return session.execute(statement).first() is not None
