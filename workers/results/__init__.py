@@ -1,0 +1,70 @@
+"""From what a model said to DICOM objects: pure functions, no files, no network, no clock."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from db.errors import UnreadableError
+from models.contracts import Presence
+from workers.results.contents import Provenance, ResultObject, SourceResult, explanation_of
+from workers.results.page import readable_html
+from workers.results.sc import Shown, build_picture, picture_ref
+from workers.results.source import read_source
+from workers.results.sr import as_sop_class, build_report, sr_fallbacks
+from workers.results.subject import read_subject
+from workers.results.tree import Part
+
+__all__ = [
+    "Provenance",
+    "ResultObject",
+    "SourceResult",
+    "as_sop_class",
+    "build_results",
+    "readable_html",
+    "sr_fallbacks",
+]
+
+
+def build_results(sources: Sequence[SourceResult], provenance: Provenance) -> tuple[ResultObject, ...]:
+    """One report for the whole job, then one overlay per source and positive label that has a map.
+
+    Equal inputs give equal bytes. Patient and study are those of the first source.
+
+    Raises:
+        UnreadableError: a source has no usable UIDs, or no size although it was read; or the sources belong to more
+            than one study.
+        ValueError: there are no sources, ``created_at`` has no time zone, or a map comes without its picture.
+    """
+    if not sources:
+        raise ValueError("a report needs at least one source")
+    if provenance.created_at.tzinfo is None:
+        raise ValueError("created_at needs a time zone")
+    parts = [_part(result, provenance) for result in sources]
+    if len({part.source.study_uid for part in parts}) > 1:
+        raise UnreadableError("the sources of one report belong to several studies")
+    subject = read_subject(sources[0].header)
+    results = [build_report(parts, provenance, subject)]
+    for part in parts:
+        reading, picture = part.result.reading, part.result.picture
+        if reading is None:
+            continue
+        for finding in reading.findings:
+            found = explanation_of(reading, finding)
+            if finding.key in part.pictures and found is not None and picture is not None:
+                shown = Shown(part.source, finding, found, picture, part.result.frame)
+                results.append(build_picture(shown, len(results), provenance, subject))
+    return tuple(results)
+
+
+def _part(result: SourceResult, provenance: Provenance) -> Part:
+    source = read_source(result.header)
+    reading = result.reading
+    if reading is None:
+        return Part(source, result, {})
+    shown = [f for f in reading.findings if f.presence is Presence.PRESENT and explanation_of(reading, f) is not None]
+    if shown and result.picture is None:
+        raise ValueError(f"the source {source.sop_instance_uid} has maps but no picture to draw them on")
+    part = Part(source, result, {f.key: picture_ref(source, f, provenance) for f in shown})
+    if min(part.shape) < 1:
+        raise UnreadableError(f"the source {source.sop_instance_uid} was read but has no rows and columns")
+    return part

@@ -1,0 +1,153 @@
+"""The overlay as Secondary Capture Image: what every viewer shows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from highdicom.sc import SCImage
+from numpy.typing import NDArray
+from pydicom.dataset import Dataset
+from pydicom.sequence import Sequence
+from pydicom.uid import UID, ExplicitVRLittleEndian, SecondaryCaptureImageStorage
+
+from db.domain import ResultRef
+from models.contracts import CodedConcept, Explanation, Finding
+from workers.results.contents import Provenance, ResultObject
+from workers.results.overlay import Caption, draw_overlay
+from workers.results.provenance import DEVICE_MODEL, MANUFACTURER, code_item, encode, stamp
+from workers.results.source import Source
+from workers.results.subject import Subject
+from workers.results.texts import DISCLAIMER, fold, long_string
+
+KIND = "SC"
+_SERIES_NUMBER = 9501
+_SERIES_DESCRIPTION = "AI Grad-CAM (NOT FOR DIAGNOSIS)"
+_CHEST_SITES = frozenset({"39607008", "3120008", "80891009"})  # lung, pleura, heart
+_CHEST = frozenset({"CHEST", "THORAX", "LUNG", "HEART", "RIBCAGE", "RIB", "STERNUM", "MEDIASTINUM"})
+_HEAD = frozenset({"HEAD", "BRAIN", "SKULL", "FACE", "HEADNECK", "SINUS", "NECK", "ORBIT", "EYE"})
+_OTHER_UNPAIRED = frozenset(
+    {"ABDOMEN", "PELVIS", "CSPINE", "TSPINE", "LSPINE", "SSPINE", "SPINE", "COCCYX", "SACRUM", "LIVER", "WHOLEBODY"}
+)
+
+
+def picture_ref(source: Source, finding: Finding, provenance: Provenance) -> ResultRef:
+    """The overlay's identity: known before it is drawn."""
+    return ResultRef(
+        sop_class_uid=str(SecondaryCaptureImageStorage),
+        sop_instance_uid=provenance.instance_uid(KIND, source.sop_instance_uid, finding.key),
+        series_instance_uid=provenance.series_uid(KIND, source.study_uid),
+        study_instance_uid=source.study_uid,
+    )
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One finding with its map (``found``), and the source's picture and frame (from 1) it is drawn on."""
+
+    source: Source
+    finding: Finding
+    found: Explanation
+    picture: NDArray[np.uint8]
+    frame: int
+
+
+def build_picture(shown: Shown, number: int, provenance: Provenance, subject: Subject) -> ResultObject:
+    """One label's overlay. ``number`` is its Instance Number."""
+    source, finding = shown.source, shown.finding
+    ref = picture_ref(source, finding, provenance)
+    image = SCImage(
+        pixel_array=draw_overlay(shown.picture, shown.found, _caption(finding, provenance)),
+        photometric_interpretation="RGB",
+        bits_allocated=8,
+        coordinate_system="PATIENT",
+        # Replaced below: highdicom takes none that is unknown.
+        patient_orientation=("L", "F"),
+        study_instance_uid=ref.study_instance_uid,
+        series_instance_uid=ref.series_instance_uid,
+        series_number=_SERIES_NUMBER,
+        series_description=_SERIES_DESCRIPTION,
+        sop_instance_uid=ref.sop_instance_uid,
+        instance_number=number,
+        manufacturer=MANUFACTURER,
+        transfer_syntax_uid=ExplicitVRLittleEndian,
+    )
+    pixels = image.PixelData
+    image.add_new(0x7FE00010, "OB", pixels)
+    _describe(image, finding, provenance, subject)
+    _refer(image, source, shown.frame)
+    _place(image, source, finding.site)
+    stamp(image, provenance, subject)
+    image.DateOfSecondaryCapture, image.TimeOfSecondaryCapture = image.ContentDate, image.ContentTime
+    subject.apply(image)
+    return ResultObject(KIND, ref, str(ExplicitVRLittleEndian), encode(image, provenance.ae_title))
+
+
+def _caption(finding: Finding, provenance: Provenance) -> Caption:
+    model = provenance.model
+    how = "calibrated" if finding.calibrated else "not calibrated"
+    at = f"operating point {finding.threshold:.2f} ({finding.operating_point})"
+    return Caption(
+        label=finding.display,
+        score=f"Probability {finding.probability:.2f} ({how}), {at}",
+        model=f"{model.name}, version {model.version}",
+    )
+
+
+def _describe(image: Dataset, finding: Finding, provenance: Provenance, subject: Subject) -> None:
+    model, unicode = provenance.model, subject.holds_unicode
+    image.ConversionType = "WSD"
+    image.BurnedInAnnotation = "YES"
+    image.SecondaryCaptureDeviceManufacturer = MANUFACTURER
+    image.SecondaryCaptureDeviceManufacturerModelName = DEVICE_MODEL
+    image.SecondaryCaptureDeviceSoftwareVersions = long_string(provenance.software_version, unicode)
+    image.DerivationDescription = fold(
+        f"Grad-CAM of {finding.display} by {model.name} version {model.version}; weights-sha256={model.weights_digest}",
+        1024,
+        unicode,
+    )
+    image.DerivationCodeSequence = Sequence([code_item("130403", "DCM", "Gradient-weighted class activation")])
+    image.ImageComments = DISCLAIMER
+
+
+def _refer(image: Dataset, source: Source, frame: int) -> None:
+    origin = _reference(source, frame)
+    origin.PurposeOfReferenceCodeSequence = Sequence(
+        [code_item("121322", "DCM", "Source image for image processing operation")]
+    )
+    # Scaled and set into a margin: no pixel is where it was, so no mark may be carried from one to the other.
+    origin.SpatialLocationsPreserved = "NO"
+    image.SourceImageSequence = Sequence([origin])
+    series = Dataset()
+    series.SeriesInstanceUID = UID(source.series_uid)
+    series.ReferencedInstanceSequence = Sequence([_reference(source, frame)])
+    image.ReferencedSeriesSequence = Sequence([series])
+    if source.is_lossy:
+        image.LossyImageCompression = "01"
+        if source.lossy_ratios and len(source.lossy_ratios) == len(source.lossy_methods):
+            image.LossyImageCompressionRatio = list(source.lossy_ratios)
+            image.LossyImageCompressionMethod = list(source.lossy_methods)
+
+
+def _reference(source: Source, frame: int) -> Dataset:
+    item = Dataset()
+    item.ReferencedSOPClassUID = UID(source.sop_class_uid)
+    item.ReferencedSOPInstanceUID = UID(source.sop_instance_uid)
+    if source.frames > 1:
+        item.ReferencedFrameNumber = frame
+    return item
+
+
+def _place(image: Dataset, source: Source, site: CodedConcept | None) -> None:
+    """Orientation and body part. A body part that comes in pairs needs a side (PS3.3 C.7.3.1, Type 2C)."""
+    image.PatientOrientation = list(source.orientation) or None
+    if source.body_part in _CHEST or (not source.body_part and site is not None and site.value in _CHEST_SITES):
+        image.BodyPartExamined, image.RecognizableVisualFeatures = "CHEST", "NO"
+    elif source.body_part in _HEAD:
+        image.BodyPartExamined, image.RecognizableVisualFeatures = source.body_part, "YES"
+    elif source.body_part in _OTHER_UNPAIRED:
+        image.BodyPartExamined, image.RecognizableVisualFeatures = source.body_part, "NO"
+    else:
+        image.Laterality = source.laterality
+        if source.body_part:
+            image.BodyPartExamined = source.body_part

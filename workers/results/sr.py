@@ -1,0 +1,161 @@
+"""The structured report: Comprehensive 3D SR, and the same content under the two older classes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from io import BytesIO
+
+from highdicom.sr import Comprehensive3DSR
+from pydicom import dcmread
+from pydicom.dataset import Dataset
+from pydicom.errors import InvalidDicomError
+from pydicom.sequence import Sequence as Items
+from pydicom.uid import (
+    UID,
+    Comprehensive3DSRStorage,
+    ComprehensiveSRStorage,
+    EnhancedSRStorage,
+    ExplicitVRLittleEndian,
+)
+
+from db.domain import ResultRef
+from db.errors import UnreadableError
+from workers.results import codes
+from workers.results.contents import Provenance, ResultObject
+from workers.results.provenance import MANUFACTURER, encode, stamp
+from workers.results.subject import ACCESSION_NUMBER, Subject, put_raw
+from workers.results.tree import Part, content_tree
+from workers.results.uids import derive
+
+KIND = "SR"
+_SERIES_NUMBER = 9500
+_SERIES_DESCRIPTION = "AI Results (UNVERIFIED)"
+_FALLBACKS = (str(Comprehensive3DSRStorage), str(ComprehensiveSRStorage), str(EnhancedSRStorage))
+# Items of Referenced Request Sequence must hold these, empty where unknown (PS3.3 C.17.2, Type 2).
+_EMPTY_IN_REQUEST = (
+    "ReferencedStudySequence",
+    "PlacerOrderNumberImagingServiceRequest",
+    "FillerOrderNumberImagingServiceRequest",
+    "RequestedProcedureID",
+    "RequestedProcedureDescription",
+    "RequestedProcedureCodeSequence",
+)
+
+
+def report_ref(parts: Sequence[Part], provenance: Provenance) -> ResultRef:
+    """The report's identity: known before it is written."""
+    study_uid = parts[0].source.study_uid
+    sources = "\\".join(part.source.sop_instance_uid for part in parts)
+    return ResultRef(
+        sop_class_uid=str(Comprehensive3DSRStorage),
+        sop_instance_uid=provenance.instance_uid(KIND, sources),
+        series_instance_uid=provenance.series_uid(KIND, study_uid),
+        study_instance_uid=study_uid,
+    )
+
+
+def build_report(parts: Sequence[Part], provenance: Provenance, subject: Subject) -> ResultObject:
+    """One report about all sources of a job."""
+    ref = report_ref(parts, provenance)
+    refused = any(part.result.reading is None for part in parts)
+    document = Comprehensive3DSR(
+        evidence=_evidence(parts),
+        content=content_tree(parts, provenance, subject.holds_unicode),
+        series_instance_uid=ref.series_instance_uid,
+        series_number=_SERIES_NUMBER,
+        series_description=_SERIES_DESCRIPTION,
+        sop_instance_uid=ref.sop_instance_uid,
+        instance_number=1,
+        manufacturer=MANUFACTURER,
+        is_complete=not refused,
+        is_final=False,
+        is_verified=False,
+        requested_procedures=[_request(ref, subject)],
+        previous_versions=[_document(p) for p in provenance.predecessors] or None,
+        transfer_syntax_uid=ExplicitVRLittleEndian,
+    )
+    _name_private_schemes(document, parts)
+    stamp(document, provenance, subject)
+    subject.apply(document)
+    data = encode(document, provenance.ae_title)
+    return ResultObject(KIND, ref, str(ExplicitVRLittleEndian), data)
+
+
+def as_sop_class(data: bytes, sop_class_uid: str) -> tuple[bytes, ResultRef]:
+    """The same report under another SR class, for a destination that does not take the first.
+
+    It is another instance, whose UID derives from the original's and the class.
+
+    Raises:
+        UnreadableError: ``data`` is no SR of ours. ValueError: ``sop_class_uid`` is none of :func:`sr_fallbacks`.
+    """
+    if sop_class_uid not in _FALLBACKS:
+        raise ValueError(f"{sop_class_uid} is no class of report that this node writes")
+    dataset = read_report(data)
+    if dataset.SOPClassUID != sop_class_uid:
+        dataset.SOPInstanceUID = derive("as class", str(dataset.SOPInstanceUID), sop_class_uid)
+        dataset.SOPClassUID = UID(sop_class_uid)
+        data = encode(dataset, str(dataset.file_meta.get("SourceApplicationEntityTitle", "")))
+    return data, ResultRef(
+        sop_class_uid=sop_class_uid,
+        sop_instance_uid=str(dataset.SOPInstanceUID),
+        series_instance_uid=str(dataset.SeriesInstanceUID),
+        study_instance_uid=str(dataset.StudyInstanceUID),
+    )
+
+
+def sr_fallbacks() -> tuple[str, ...]:
+    """SOP classes of a report, best first."""
+    return _FALLBACKS
+
+
+def read_report(data: bytes) -> Dataset:
+    """Parse a report.
+
+    Raises:
+        UnreadableError: no DICOM file, or none with a content tree.
+    """
+    try:
+        dataset = dcmread(BytesIO(data))
+    except (InvalidDicomError, EOFError) as error:
+        raise UnreadableError("these bytes are no DICOM file") from error
+    if "ContentSequence" not in dataset or dataset.get("Modality") != KIND:
+        raise UnreadableError("this DICOM file is no structured report")
+    return dataset
+
+
+def _evidence(parts: Sequence[Part]) -> list[Dataset]:
+    """References to the sources and their overlays, without a patient: that is carried over in raw bytes later."""
+    sources = [
+        ResultRef(p.source.sop_class_uid, p.source.sop_instance_uid, p.source.series_uid, p.source.study_uid)
+        for p in parts
+    ]
+    listed = [_document(ref) for ref in (*sources, *(ref for p in parts for ref in p.pictures.values()))]
+    for keyword in ("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID"):
+        setattr(listed[0], keyword, "")
+    listed[0].StudyDate = listed[0].StudyTime = None
+    return listed
+
+
+def _document(ref: ResultRef) -> Dataset:
+    item = Dataset()
+    item.SOPClassUID, item.SOPInstanceUID = UID(ref.sop_class_uid), UID(ref.sop_instance_uid)
+    item.SeriesInstanceUID, item.StudyInstanceUID = UID(ref.series_instance_uid), UID(ref.study_instance_uid)
+    return item
+
+
+def _request(ref: ResultRef, subject: Subject) -> Dataset:
+    item = Dataset()
+    item.StudyInstanceUID = UID(ref.study_instance_uid)
+    for keyword in _EMPTY_IN_REQUEST:
+        setattr(item, keyword, Items([]) if keyword.endswith("Sequence") else "")
+    put_raw(item, ACCESSION_NUMBER, "SH", subject.value(ACCESSION_NUMBER))
+    return item
+
+
+def _name_private_schemes(document: Dataset, parts: Sequence[Part]) -> None:
+    findings = [f for p in parts if p.result.reading is not None for f in p.result.reading.findings]
+    concepts = [c for f in findings for c in (f.code, f.site) if c is not None]
+    schemes = codes.private_schemes(concepts)
+    if schemes:
+        document.CodingSchemeIdentificationSequence = Items(schemes)

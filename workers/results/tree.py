@@ -1,0 +1,235 @@
+"""The content tree of a report: PS3.16 TID 1500 with Measurement Groups of TID 1410 and 1501.
+
+A negative is never a Finding, since simple displays list every Finding as one; labels the model denies stand only in
+the group of all labels. Groups with findings come first, since viewers open the first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from highdicom.sr import (
+    AlgorithmIdentification,
+    CodeContentItem,
+    CodedConcept,
+    ContainerContentItem,
+    ContentSequence,
+    DeviceObserverIdentifyingAttributes,
+    FindingSite,
+    GraphicTypeValues,
+    ImageContentItem,
+    ImageRegion,
+    LanguageOfContentItemAndDescendants,
+    Measurement,
+    MeasurementsAndQualitativeEvaluations,
+    ObserverContext,
+    PlanarROIMeasurementsAndQualitativeEvaluations,
+    QualitativeEvaluation,
+    RelationshipTypeValues,
+    SourceImageForRegion,
+    TextContentItem,
+    TrackingIdentifier,
+)
+from highdicom.sr.value_types import ContentItem
+from pydicom.sr.coding import Code
+
+from db.domain import ResultRef
+from models.contracts import Finding, Presence, Reading
+from workers.results import codes
+from workers.results.contents import Provenance, SourceResult, explanation_of, grouped
+from workers.results.provenance import DEVICE_MODEL, MANUFACTURER
+from workers.results.regions import Outline, attention_outline, whole_image
+from workers.results.source import Source
+from workers.results.texts import DISCLAIMER, fold
+
+_CONTAINS = RelationshipTypeValues.CONTAINS
+_ALL_LABELS = "AI classification (all labels)"
+_MOST_TEXT = 1024
+
+
+@dataclass(frozen=True)
+class Part:
+    """One source with what became of it; ``pictures`` are the overlays by label key."""
+
+    source: Source
+    result: SourceResult
+    pictures: Mapping[str, ResultRef]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns of the source."""
+        if self.result.reading is not None and self.result.reading.explanations:
+            return self.result.reading.explanations[0].placement.source_shape
+        return self.source.rows, self.source.columns
+
+    @property
+    def frames(self) -> list[int] | None:
+        """The frames meant by a reference; None where the source has one only."""
+        return [self.result.frame] if self.source.frames > 1 else None
+
+
+def content_tree(parts: Sequence[Part], provenance: Provenance, unicode: bool) -> ContainerContentItem:
+    """The root container of a report about all sources of a job."""
+    root = ContainerContentItem(codes.REPORT, is_content_continuous=False, template_id="1500")
+    children = ContentSequence()
+    children.extend(LanguageOfContentItemAndDescendants(CodedConcept.from_code(codes.ENGLISH)))
+    children.extend(_observer(provenance, unicode))
+    children.append(
+        CodeContentItem(
+            codes.PROCEDURE_REPORTED, codes.procedure(parts[0].source.modality), RelationshipTypeValues.HAS_CONCEPT_MOD
+        )
+    )
+    children.append(_library(parts))
+    children.append(_measurements(parts, provenance, unicode))
+    children.append(_evaluations(parts, unicode))
+    root.ContentSequence = children
+    return root
+
+
+def _container(name: Code, children: Sequence[ContentItem]) -> ContainerContentItem:
+    container = ContainerContentItem(name, is_content_continuous=False, relationship_type=_CONTAINS)
+    if children:
+        container.ContentSequence = ContentSequence(children)
+    return container
+
+
+def _observer(provenance: Provenance, unicode: bool) -> ObserverContext:
+    name = fold(provenance.ae_title, 64, unicode)
+    device = DeviceObserverIdentifyingAttributes(
+        uid=provenance.device_uid,
+        name=name,
+        manufacturer_name=MANUFACTURER,
+        model_name=DEVICE_MODEL,
+        serial_number=name,
+    )
+    return ObserverContext(CodedConcept.from_code(codes.DEVICE), device)
+
+
+def _library(parts: Sequence[Part]) -> ContainerContentItem:
+    images = [_image(part) for part in parts]
+    return _container(codes.IMAGE_LIBRARY, [_container(codes.IMAGE_LIBRARY_GROUP, images)])
+
+
+def _image(part: Part) -> ImageContentItem:
+    return ImageContentItem(
+        codes.SOURCE,
+        part.source.sop_class_uid,
+        part.source.sop_instance_uid,
+        referenced_frame_numbers=part.frames,
+        relationship_type=_CONTAINS,
+    )
+
+
+def _measurements(parts: Sequence[Part], provenance: Provenance, unicode: bool) -> ContainerContentItem:
+    read = [(part, part.result.reading) for part in parts if part.result.reading is not None]
+    container = _container(codes.IMAGING_MEASUREMENTS, [])
+    groups = ContentSequence()
+    ranked = [(f, part, reading) for part, reading in read for f in grouped(reading)]
+    for finding, part, reading in sorted(ranked, key=lambda entry: entry[0].presence is not Presence.PRESENT):
+        groups.extend(_finding_group(finding, part, reading, provenance, unicode))
+    for part, reading in read:
+        groups.extend(_label_group(part, reading, provenance, unicode))
+    if groups:
+        container.ContentSequence = groups
+    return container
+
+
+def _finding_group(
+    finding: Finding, part: Part, reading: Reading, provenance: Provenance, unicode: bool
+) -> PlanarROIMeasurementsAndQualitativeEvaluations:
+    label, presence = codes.code_of(finding.code, unicode), codes.PRESENCE[finding.presence]
+    identifier = f"{fold(finding.display, 64, unicode)} [{presence.meaning}]"
+    calibrated = "yes" if finding.calibrated else "no"
+    group = PlanarROIMeasurementsAndQualitativeEvaluations(
+        tracking_identifier=TrackingIdentifier(
+            uid=provenance.tracking_uid(part.source.sop_instance_uid, finding.key), identifier=identifier
+        ),
+        finding_type=label,
+        finding_sites=[] if finding.site is None else [FindingSite(codes.code_of(finding.site, unicode))],
+        algorithm_id=_algorithm(
+            provenance,
+            unicode,
+            f"threshold={finding.threshold:.3f}",
+            f"operating-point={finding.operating_point}",
+            f"output=sigmoid; calibrated={calibrated}",
+        ),
+        measurements=[Measurement(codes.PROBABILITY, value=round(finding.probability, 6), unit=codes.NO_UNITS)],
+        qualitative_evaluations=[QualitativeEvaluation(label, presence)],
+        geometric_purpose=codes.BOUNDED_BY,
+        referenced_region=_region(finding, part, reading),
+    )
+    picture = part.pictures.get(finding.key)
+    if picture is not None:
+        group[0].ContentSequence.append(
+            ImageContentItem(
+                codes.VISUAL_EXPLANATION, picture.sop_class_uid, picture.sop_instance_uid, relationship_type=_CONTAINS
+            )
+        )
+    return group
+
+
+def _region(finding: Finding, part: Part, reading: Reading) -> ImageRegion:
+    rows, columns = part.shape
+    found = explanation_of(reading, finding)
+    outline: Outline | None = None if found is None else attention_outline(found, rows, columns)
+    return ImageRegion(
+        GraphicTypeValues.POLYLINE,
+        whole_image(rows, columns) if outline is None else outline,
+        SourceImageForRegion(
+            part.source.sop_class_uid, part.source.sop_instance_uid, referenced_frame_numbers=part.frames
+        ),
+    )
+
+
+def _label_group(
+    part: Part, reading: Reading, provenance: Provenance, unicode: bool
+) -> MeasurementsAndQualitativeEvaluations:
+    # Validators take a group with a site or a number for one with a region, so this one has neither.
+    return MeasurementsAndQualitativeEvaluations(
+        tracking_identifier=TrackingIdentifier(
+            uid=provenance.tracking_uid(part.source.sop_instance_uid, ""), identifier=_ALL_LABELS
+        ),
+        algorithm_id=_algorithm(provenance, unicode),
+        qualitative_evaluations=[
+            QualitativeEvaluation(codes.code_of(f.code, unicode), codes.PRESENCE[f.presence]) for f in reading.findings
+        ],
+    )
+
+
+def _algorithm(provenance: Provenance, unicode: bool, *parameters: str) -> AlgorithmIdentification:
+    model = provenance.model
+    return AlgorithmIdentification(
+        name=fold(model.name, 64, unicode),
+        version=fold(model.version, 64, unicode),
+        manufacturer=fold(model.manufacturer, 64, unicode),
+        parameters=[
+            f"weights-sha256={model.weights_digest}",
+            f"bundle-sha256={model.bundle_digest}",
+            *(fold(parameter, 64, unicode) for parameter in parameters),
+        ],
+        family=codes.ARTIFICIAL_INTELLIGENCE,
+    )
+
+
+def _evaluations(parts: Sequence[Part], unicode: bool) -> ContainerContentItem:
+    readings = [part.result.reading for part in parts if part.result.reading is not None]
+    verdict = codes.summary(len(readings), len(parts) - len(readings), any(grouped(r) for r in readings))
+    comments = [DISCLAIMER]
+    for part in parts:
+        uid = part.source.sop_instance_uid
+        if part.result.reading is None:
+            comments.append(f"not analysed: {part.result.reason or 'no reason given'}; SOP Instance UID {uid}")
+            continue
+        comments.append(f"scores of SOP Instance UID {uid}: {_scores(part.result.reading)}")
+        comments.extend(f"note on SOP Instance UID {uid}: {note}" for note in part.result.reading.notes)
+    items: list[ContentItem] = [CodeContentItem(codes.SUMMARY, verdict, _CONTAINS)]
+    items.extend(TextContentItem(codes.COMMENT, fold(c, _MOST_TEXT, unicode), _CONTAINS) for c in comments)
+    return _container(codes.QUALITATIVE_EVALUATIONS, items)
+
+
+def _scores(reading: Reading) -> str:
+    return "; ".join(
+        f"{f.code.value}|{f.code.scheme}|{f.code.meaning}={f.probability:.4f}/thr={f.threshold:.3f}"
+        for f in reading.findings
+    )
