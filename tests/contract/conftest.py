@@ -7,9 +7,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from sqlalchemy import create_engine, text
 
 from db import schema
 from db.session import Record
+from db.tables import Base
 from tests.support.postgres import PostgresServer, postgres_server
 
 DIALECTS = ("sqlite", "postgresql")
@@ -32,11 +34,11 @@ def migrated_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def migrated_postgres(postgres: PostgresServer) -> str:
-    name = postgres.new_database()
-    record = Record(postgres.url(name))
+    url = postgres.url(postgres.new_database())
+    record = Record(url)
     schema.upgrade(record)
     record.close()
-    return name
+    return url
 
 
 @pytest.fixture(params=DIALECTS)
@@ -59,10 +61,13 @@ def record_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
         shutil.copy(request.getfixturevalue("migrated_sqlite"), path)
         yield f"sqlite:///{path}"
         return
-    server: PostgresServer = request.getfixturevalue("postgres")
-    name = server.new_database(template=request.getfixturevalue("migrated_postgres"))
-    yield server.url(name)
-    server.drop_database(name)
+    url: str = request.getfixturevalue("migrated_postgres")
+    engine = create_engine(url)
+    # Emptying the tables takes a tenth of the time of a new database.
+    with engine.begin() as connection:
+        connection.execute(text(f"TRUNCATE {', '.join(Base.metadata.tables)} RESTART IDENTITY"))
+    engine.dispose()
+    yield url
 
 
 @pytest.fixture
