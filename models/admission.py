@@ -44,7 +44,9 @@ def _body_part(rules: AdmissionRules, facts: HeaderFacts) -> str:
 
 
 def _view(rules: AdmissionRules, facts: HeaderFacts) -> str:
-    view = facts.view_position.upper()
+    # Collections turned into DICOM often name the view in Patient Position (0018,5100), whose own terms it is not one of.
+    position = facts.extra.get("patient_position", "").upper()
+    view = facts.view_position.upper() or (position if position in ("AP", "PA") else "")
     if not view:
         return "" if re.search(rules.view_missing_pattern, _text(facts), re.IGNORECASE) else "view not stated"
     if view in rules.views:

@@ -38,6 +38,7 @@ def rules(tmp_path_factory: pytest.TempPathFactory) -> AdmissionRules:
         {"body_part": "", "study_description": "Chest in two planes"},
         {"view_position": "", "series_description": "CHEST PA"},
         {"body_part": "", "view_position": "", "protocol_name": "Thorax frontal"},
+        {"view_position": "", "extra": {"patient_position": "PA"}},
     ],
 )
 def test_frontal_chest_is_admitted(rules: AdmissionRules, change: dict[str, object]) -> None:
@@ -49,6 +50,8 @@ def test_frontal_chest_is_admitted(rules: AdmissionRules, change: dict[str, obje
     [
         ({"view_position": "LL"}, "lateral view (ViewPosition LL)"),
         ({"view_position": ""}, "view not stated"),
+        ({"view_position": "", "extra": {"patient_position": "XX"}}, "view not stated"),
+        ({"view_position": "LL", "extra": {"patient_position": "PA"}}, "lateral view (ViewPosition LL)"),
         ({"body_part": "HAND"}, "body part HAND"),
         ({"body_part": ""}, "body part not stated"),
         ({"modality": "CT"}, "modality CT"),

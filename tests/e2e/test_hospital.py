@@ -1,0 +1,105 @@
+"""The parts as a hospital runs them: PostgreSQL, Redis, and each part of the node a service of its own."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+import redis
+from tests.support.dcmtk import storescu
+from tests.support.node import Node, peer_toml
+from tests.support.orthanc import orthanc
+from tests.support.postgres import postgres_server
+from tests.support.processes import eventually, listens
+from tests.support.redis_server import redis_server
+from tests.support.shared import shared_dicom
+
+pytestmark = pytest.mark.e2e
+
+ROUTE = """
+[[routes]]
+name = "chest"
+models = ["cxr-pneumonia"]
+destinations = ["pacs"]
+mode = "instance"
+match = { modality = ["CR", "DX"] }
+"""
+
+
+@contextmanager
+def part(node: Node, name: str, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
+    """One service, stopped by SIGTERM at the end."""
+    with (node.folder / f"{name}.log").open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "node.cli.main", name, *arguments, "--config", str(node.config)],
+            env={**os.environ, **node.env},
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        try:
+            yield process
+        finally:
+            process.terminate()
+            process.wait(60)
+
+
+def test_services_of_their_own_on_postgresql_and_redis(tmp_path: Path) -> None:
+    with ExitStack() as site:
+        database = site.enter_context(postgres_server())
+        broker = site.enter_context(redis_server(tmp_path / "redis"))
+        pacs = site.enter_context(orthanc(tmp_path / "pacs"))
+        node = Node(
+            tmp_path / "node",
+            peer_toml("pacs", "ORTHANC", pacs.dicom_port) + ROUTE,
+            env={"RADNODE_DATABASE_URL": database.new_database(), "RADNODE_BROKER_URL": broker},
+        )
+        node.run("db", "upgrade")
+        for name in ("listener", "keeper", "web"):
+            site.enter_context(part(node, name))
+        eventually("the listener listens", lambda: listens(node.dicom_port), timeout_s=60)
+        file = shared_dicom() / "cxr_wrapped" / "wrap_06_pneumonia.dcm"
+        # No worker runs yet: what arrives waits in the record.
+        assert storescu(node.dicom_port, file).returncode == 0
+        eventually("a job waits", lambda: [j["state"] for j in node.json("jobs")] == ["QUEUED"], timeout_s=60)
+        with part(node, "worker", "--role", "infer"), part(node, "worker", "--role", "deliver"):
+            eventually(
+                "the results are confirmed",
+                lambda: {d["state"] for d in node.json("deliveries")} == {"CONFIRMED"},
+                timeout_s=120,
+                poll_s=0.5,
+            )
+        assert pacs.count() == len(node.json("deliveries"))
+        eventually("the web side answers", lambda: node.get("/readyz")[0] == 200, timeout_s=30)
+
+
+def test_a_worker_that_is_killed_loses_no_job(tmp_path: Path) -> None:
+    """Its lease runs out and another process takes the job; Redis, which may forget everything, is emptied meanwhile."""
+    with ExitStack() as site:
+        broker = site.enter_context(redis_server(tmp_path / "redis"))
+        pacs = site.enter_context(orthanc(tmp_path / "pacs"))
+        settings = "[work]\nlease_s = 2.0\n" + peer_toml("pacs", "ORTHANC", pacs.dicom_port) + ROUTE
+        node = Node(tmp_path / "node", settings, env={"RADNODE_BROKER_URL": broker})
+        for name in ("listener", "keeper"):
+            site.enter_context(part(node, name))
+        eventually("the listener listens", lambda: listens(node.dicom_port), timeout_s=60)
+        files = sorted((shared_dicom() / "cxr_wrapped").glob("*.dcm"))
+        with part(node, "worker", "--role", "infer") as worker:
+            assert storescu(node.dicom_port, *files).returncode == 0
+            node.wait("some job runs", lambda n: any(j["state"] == "RUNNING" for j in n.jobs()))
+            for process in [psutil.Process(worker.pid), *psutil.Process(worker.pid).children(recursive=True)]:
+                process.send_signal(signal.SIGKILL)
+        with redis.Redis.from_url(broker) as client:
+            client.flushall()
+        with part(node, "worker"):
+            node.wait_settled(len(files), timeout_s=180)
+        assert {job["state"] for job in node.jobs()} <= {"DONE", "NOT_ANALYSED"}
+        assert {d["state"] for d in node.deliveries()} == {"CONFIRMED"}

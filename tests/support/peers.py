@@ -1,0 +1,104 @@
+"""Peers with habits that no real server can be set up to have; pynetdicom on their side of the wire."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+from pydicom.dataset import Dataset
+from pynetdicom import AE, evt
+from tests.support.processes import free_port
+
+_EXPLICIT = "1.2.840.10008.1.2.1"
+_ENHANCED_SR = "1.2.840.10008.5.1.4.1.1.88.22"
+_COMPREHENSIVE_3D_SR = "1.2.840.10008.5.1.4.1.1.88.34"
+_SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
+_COMMITMENT = "1.2.840.10008.1.20.1"
+_COMMITMENT_INSTANCE = "1.2.840.10008.1.20.1.1"
+
+
+class EnhancedOnly:
+    """An archive of old: Enhanced SR and Secondary Capture, no query, no storage commitment."""
+
+    def __init__(self) -> None:
+        self.received: list[Dataset] = []
+        self.port = free_port()
+        entity = AE("OLD")
+        for sop_class in (_ENHANCED_SR, _SECONDARY_CAPTURE):
+            entity.add_supported_context(sop_class, _EXPLICIT)
+        self._entity = entity
+
+    def __enter__(self) -> Self:
+        handlers: list[Any] = [(evt.EVT_C_STORE, self._store)]
+        self._server = self._entity.start_server(("127.0.0.1", self.port), block=False, evt_handlers=handlers)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+
+    def _store(self, event: evt.Event) -> int:
+        self.received.append(event.dataset)
+        return 0x0000
+
+
+@dataclass
+class Archive:
+    """Answers Success to every C-STORE; in its commitment reports the first `forget_first` objects are missing."""
+
+    port: int
+    forget_first: int
+    stores: int = 0
+    forgotten: set[str] = field(default_factory=set)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def store(self, event: evt.Event) -> int:
+        with self.lock:
+            self.stores += 1
+            uid = str(event.request.AffectedSOPInstanceUID)
+            if uid in self.forgotten:
+                self.forgotten.discard(uid)
+            elif self.forget_first > 0:
+                self.forget_first -= 1
+                self.forgotten.add(uid)
+        return 0x0000
+
+    def commit(self, event: evt.Event) -> tuple[int, Dataset | None]:
+        """The report follows on the same association, once the request is answered."""
+        request = event.action_information
+        threading.Thread(target=self._report, args=(event.assoc, request), daemon=True).start()
+        return 0x0000, None
+
+    def _report(self, association: Any, request: Dataset) -> None:
+        report = Dataset()
+        report.TransactionUID = request.TransactionUID
+        kept, lost = [], []
+        with self.lock:
+            for item in request.ReferencedSOPSequence:
+                if item.ReferencedSOPInstanceUID in self.forgotten:
+                    item.FailureReason = 0x0112
+                    lost.append(item)
+                else:
+                    kept.append(item)
+        report.ReferencedSOPSequence = kept
+        if lost:
+            report.FailedSOPSequence = lost
+        association.send_n_event_report(report, 2 if lost else 1, _COMMITMENT, _COMMITMENT_INSTANCE)
+
+
+@contextmanager
+def forgetful_archive(forget_first: int) -> Iterator[Archive]:
+    """Run an archive that loses what it said Success for, and says so when asked to commit."""
+    archive = Archive(free_port(), forget_first)
+    entity = AE("FORGETS")
+    for sop_class in (_COMPREHENSIVE_3D_SR, _SECONDARY_CAPTURE):
+        entity.add_supported_context(sop_class, _EXPLICIT)
+    entity.add_supported_context(_COMMITMENT)
+    handlers: list[Any] = [(evt.EVT_C_STORE, archive.store), (evt.EVT_N_ACTION, archive.commit)]
+    server = entity.start_server(("127.0.0.1", archive.port), block=False, evt_handlers=handlers)
+    try:
+        yield archive
+    finally:
+        server.shutdown()
