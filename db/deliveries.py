@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from datetime import datetime, timedelta
 
-from sqlalchemy import and_, delete, distinct, or_, select, update
+from sqlalchemy import and_, delete, or_, select, update
 from sqlalchemy.orm import Session
 
 from db import audit, outbox
@@ -267,9 +267,7 @@ def apply_commitment(
 
 def expire_commitments(session: Session, now: datetime) -> int:
     """Stop waiting for reports that never came; `awaiting_proof` hands out what they were asked for."""
-    return move(
-        session, Commitment, [Commitment.deadline_at < now], CommitmentState.ASKED, CommitmentState.EXPIRED
-    )
+    return move(session, Commitment, [Commitment.deadline_at < now], CommitmentState.ASKED, CommitmentState.EXPIRED)
 
 
 def unproved(session: Session, destination: str, ids: Iterable[int]) -> list[tuple[int, ResultRef]]:
@@ -294,7 +292,9 @@ def unproved(session: Session, destination: str, ids: Iterable[int]) -> list[tup
     ]
 
 
-def awaiting_proof(session: Session, sent_before: datetime, *, limit: int = 500) -> dict[str, list[tuple[int, datetime]]]:
+def awaiting_proof(
+    session: Session, sent_before: datetime, *, limit: int = 500
+) -> dict[str, list[tuple[int, datetime]]]:
     """Per destination, the deliveries sent before that moment, not proved, with no commitment report to come.
 
     Each as (delivery id, when it was sent), the oldest first.
@@ -365,4 +365,4 @@ def note_failure(session: Session, destination: str, *, threshold: int, open_s: 
 
 
 def open_circuits(session: Session) -> list[str]:
-    return list(session.scalars(select(distinct(Circuit.destination)).where(Circuit.state != CircuitState.CLOSED)))
+    return list(session.scalars(select(Circuit.destination).where(Circuit.state != CircuitState.CLOSED)))
