@@ -1,4 +1,4 @@
-.PHONY: setup test
+.PHONY: setup demo test
 
 setup: .venv/ready
 
@@ -8,6 +8,9 @@ setup: .venv/ready
 	.venv/bin/python -m pip install --quiet --require-hashes -r requirements-dev.lock
 	.venv/bin/python -m pip install --quiet --no-deps -e .
 	touch .venv/ready
+
+demo: setup
+	.venv/bin/radnode demo
 
 test: setup
 	.venv/bin/lint-imports
