@@ -101,9 +101,8 @@ def _run(folder: Path, out: Path, keep: bool, sample_pacs: bool, teller: Teller)
             running.callback(pacs.stop)
             pacs.start()
             pacs.load([image.path for image in images])
-            teller.step(
-                f"PACS: {pacs.told_as}, {pacs_at.ae_title}@{pacs_at.host}:{pacs_at.port}, {len(images)} radiographs in it"
-            )
+            where = f"{pacs_at.ae_title}@{pacs_at.host}:{pacs_at.port}"
+            teller.step(f"PACS: {pacs.told_as}, {where}, holds {len(images)} radiographs")
         node = Node(folder / "node", node_at, web_port, pacs_at, bundle.identity.id)
         with teller.stage("start_node"):
             running.callback(node.stop)
@@ -170,7 +169,7 @@ def _image(picture: Picture) -> Sent:
 
 
 def _summary(outcomes: list[Outcome], first: Outcome | None, out: Path, teller: Teller) -> None:
-    table = Table("image", "published as", "model says", "probability", "received to confirmed", "files")
+    table = Table("image", "published as", "model says", "probability", "back in the PACS after")
     for outcome in outcomes:
         findings = outcome.said.get("findings", [])
         table.add_row(
@@ -178,8 +177,7 @@ def _summary(outcomes: list[Outcome], first: Outcome | None, out: Path, teller: 
             outcome.sent.published_as,
             "\n".join(f"{finding['label']} {finding['presence']}" for finding in findings) or "not analysed",
             "\n".join(f"{finding['probability']:.3f}" for finding in findings),
-            f"{outputs.stage_seconds(outcome)['received_to_confirmed']} s",
-            "\n".join(one.readable.name for one in outcome.objects),
+            f"{outputs.stage_seconds(outcome)['received_to_confirmed']:.1f} s",
         )
     teller.console.print(table)
     shown = f"; {out}/sc.png and {out}/sr.html show {first.sent.name}" if first else ""

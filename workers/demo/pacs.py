@@ -6,6 +6,7 @@ It keeps nothing beyond the demo and is no archive.
 
 from __future__ import annotations
 
+import socket
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +20,9 @@ from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom import AllStoragePresentationContexts, build_context, build_role, evt
 from pynetdicom.ae import ApplicationEntity
+from pynetdicom.association import Association
+from pynetdicom.pdu_primitives import SCP_SCU_RoleSelectionNegotiation
+from pynetdicom.presentation import PresentationContext
 from pynetdicom.transport import ThreadedAssociationServer
 
 from db.errors import PeerUnavailable, PermanentError
@@ -118,14 +122,10 @@ class SamplePacs:
     def route(self) -> None:
         images = [dcmread(path) for path in list(self._files.values())]
         kinds = {(str(image.SOPClassUID), str(image.file_meta.TransferSyntaxUID)) for image in images}
-        association = self._entity.associate(
-            self.node.host,
-            self.node.port,
-            [build_context(*kind) for kind in sorted(kinds)],
-            ae_title=self.node.ae_title,
-        )
-        if not association.is_established:
-            raise DemoError("the node took no association from the sample PACS")
+        try:
+            association = self._associate([build_context(*kind) for kind in sorted(kinds)])
+        except PeerUnavailable as error:
+            raise DemoError(str(error)) from error
         try:
             for image in images:
                 status = association.send_c_store(image).get("Status")
@@ -215,21 +215,26 @@ class SamplePacs:
         log.error("commitment_report_given_up", transaction_uid=str(report.TransactionUID))
 
     def _report_once(self, report: Dataset, event_type: int) -> int | None:
-        association = self._entity.associate(
-            self.node.host,
-            self.node.port,
-            [build_context(COMMITMENT)],
-            ae_title=self.node.ae_title,
-            ext_neg=[build_role(COMMITMENT, scp_role=True)],
-        )
-        if not association.is_established:
-            raise PeerUnavailable("the node took no association for the commitment report")
+        association = self._associate([build_context(COMMITMENT)], build_role(COMMITMENT, scp_role=True))
         try:
             status, _ = association.send_n_event_report(report, event_type, COMMITMENT, COMMITMENT_INSTANCE)
         finally:
             association.release()
         code: int | None = status.get("Status")
         return code
+
+    def _associate(self, contexts: list[PresentationContext], *roles: SCP_SCU_RoleSelectionNegotiation) -> Association:
+        """Raises PeerUnavailable where the node takes none."""
+        where = (self.node.host, self.node.port)
+        try:
+            # pynetdicom leaves the socket of a refused connection open.
+            socket.create_connection(where, _TIMEOUT_S).close()
+        except OSError as error:
+            raise PeerUnavailable(f"the node cannot be reached ({error.strerror or type(error).__name__})") from error
+        association = self._entity.associate(*where, contexts, ae_title=self.node.ae_title, ext_neg=list(roles))
+        if not association.is_established:
+            raise PeerUnavailable("the node took no association from the sample PACS")
+        return association
 
 
 def _entity(address: Address) -> ApplicationEntity:
