@@ -31,6 +31,8 @@ _FORBIDDEN = frozenset(
 )
 # They log peers' strings and whole data sets; what matters of them is logged by the node itself.
 _TALKATIVE = ("pynetdicom", "pydicom", "py.warnings", "highdicom", "PIL")
+# They tell at length of every start; what goes wrong is still heard.
+_CHATTY = ("alembic", "celery", "kombu", "uvicorn", "uvicorn.error")
 
 
 def drop_phi(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
@@ -77,6 +79,8 @@ def configure(settings: Settings) -> None:
     logging.captureWarnings(True)
     for name in _TALKATIVE:
         logging.getLogger(name).setLevel(logging.CRITICAL)
+    for name in _CHATTY:
+        logging.getLogger(name).setLevel(logging.WARNING)
 
 
 def _renderer(settings: Settings) -> Processor:

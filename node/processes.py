@@ -8,6 +8,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import structlog
@@ -111,6 +112,13 @@ class Child:
         if self._ready_fd >= 0:
             os.close(self._ready_fd)
             self._ready_fd = -1
+
+
+def stop_all(children: Sequence[tuple[Child, float]]) -> None:
+    """Stop children side by side; each with its grace in seconds."""
+    with ThreadPoolExecutor(max(1, len(children))) as stoppers:
+        for done in [stoppers.submit(child.stop, grace_s) for child, grace_s in children]:
+            done.result()
 
 
 def supervise(children: Sequence[Child], stopping: Callable[[], bool], on_ready: Callable[[], None]) -> None:

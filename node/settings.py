@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from db.errors import ConfigError
 from node.rules import Route
@@ -253,7 +253,7 @@ class Settings(BaseSettings):
         # `load` passes the file's path through the initial values, because this hook is a class method.
         values = dict(init_settings())
         path = values.pop("_file", None)
-        return env_settings, _Toml(settings_cls, path)
+        return InitSettingsSource(settings_cls, values), env_settings, _Toml(settings_cls, path)
 
 
 def load(path: Path | None = None) -> Settings:

@@ -23,12 +23,12 @@ from db.errors import ConfigError
 from db.session import Record
 from node.broker import start_broker
 from node.identity import owner_prefix
-from node.processes import Child, supervise
+from node.processes import Child, stop_all, supervise
 from node.settings import Settings
 
 log = structlog.get_logger(__name__)
 
-# The listener first, so that nothing more is taken; workers get the time to finish what they hold.
+# Workers get the time to finish what they hold.
 STOP_GRACE_S = {"listener": 10.0, "worker": 30.0, "keeper": 10.0, "web": 5.0}
 
 
@@ -71,10 +71,8 @@ def _announce(settings: Settings) -> None:
 
 
 def _stop(children: list[Child], broker: Child | None) -> None:
-    by_name = {child.name: child for child in children}
-    for name, grace_s in STOP_GRACE_S.items():
-        if name in by_name:
-            by_name[name].stop(grace_s)
+    stop_all([(child, STOP_GRACE_S[child.name]) for child in children])
+    # Last: the others still talk to it while they end.
     if broker is not None:
         broker.stop(5.0)
     log.info("stopped")

@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 
 from celery import Celery
-from kombu.entity import Queue
+from kombu.entity import Exchange, Queue
 from kombu.exceptions import OperationalError
 
 from db import outbox
@@ -49,7 +49,7 @@ def make_app(settings: Settings) -> Celery:
         task_acks_late=True,
         task_reject_on_worker_lost=True,
         task_track_started=False,
-        task_queues=[Queue(name) for name in QUEUES],
+        task_queues=[_queue(name) for name in QUEUES],
         task_default_queue=outbox.TOPIC_INFER,
         task_create_missing_queues=False,
         task_soft_time_limit=settings.work.soft_time_limit_s,
@@ -75,6 +75,11 @@ def make_app(settings: Settings) -> Celery:
         timezone="UTC",
     )
     return app
+
+
+def _queue(name: str) -> Queue:
+    """With an exchange of its own: on a shared one every message would go to every queue."""
+    return Queue(name, Exchange(name), routing_key=name)  # type: ignore[no-untyped-call]
 
 
 class Publisher:

@@ -16,7 +16,7 @@ import structlog
 
 from db import outbox
 from models.runner import visible_gpus
-from node.processes import Child, supervise
+from node.processes import Child, stop_all, supervise
 from node.settings import Settings
 from workers.app import CONFIG_VARIABLE
 
@@ -45,11 +45,7 @@ def run_pool(settings: Settings, config_file: Path | None, roles: Sequence[str])
     try:
         supervise(children, lambda: stopping, lambda: log.info("workers_started", processes=len(children)))
     finally:
-        for child in children:
-            if child.process is not None and child.running:
-                child.process.terminate()
-        for child in children:
-            child.stop(_STOP_GRACE_S)
+        stop_all([(child, _STOP_GRACE_S) for child in children])
 
 
 def plan(settings: Settings, config_file: Path | None, roles: Sequence[str], gpus: Sequence[str]) -> list[Child]:
@@ -80,6 +76,7 @@ def _argv(role: str, concurrency: int) -> list[str]:
         sys.executable,
         "-m",
         "celery",
+        "--quiet",
         "--app",
         "workers.tasks:app",
         "worker",

@@ -7,11 +7,13 @@ loaded model survives a fork.
 from __future__ import annotations
 
 import os
+import warnings
 from typing import Any
 
 import structlog
 from billiard.exceptions import SoftTimeLimitExceeded
 from celery import signals
+from celery.platforms import SecurityWarning
 
 from db.errors import PermanentError
 from db.session import Record
@@ -31,6 +33,9 @@ WARM_UP_VARIABLE = "RADNODE_WARM_UP"
 class MalformedMessage(PermanentError):
     """A message that this release did not write."""
 
+
+# Celery warns root of pickled messages; this application takes JSON only.
+warnings.filterwarnings("ignore", category=SecurityWarning)
 
 app = make_app(settings_of_process())
 _process: dict[str, Any] = {}

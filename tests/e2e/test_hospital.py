@@ -60,7 +60,7 @@ def test_services_of_their_own_on_postgresql_and_redis(tmp_path: Path) -> None:
         node = Node(
             tmp_path / "node",
             peer_toml("pacs", "ORTHANC", pacs.dicom_port) + ROUTE,
-            env={"RADNODE_DATABASE_URL": database.new_database(), "RADNODE_BROKER_URL": broker},
+            env={"RADNODE_DATABASE_URL": database.url(database.new_database()), "RADNODE_BROKER_URL": broker},
         )
         node.run("db", "upgrade")
         for name in ("listener", "keeper", "web"):

@@ -20,6 +20,7 @@ def redis_server(folder: Path, *, port: int | None = None) -> Iterator[str]:
     argv = [program("redis-server", "redis-server")]
     for name, value in options.items():
         argv += [f"--{name}", value]
+    folder.mkdir(parents=True, exist_ok=True)
     with running(argv, lambda: _answers(url), log=folder / "redis.log"):
         yield url
 
