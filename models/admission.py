@@ -44,7 +44,8 @@ def _body_part(rules: AdmissionRules, facts: HeaderFacts) -> str:
 
 
 def _view(rules: AdmissionRules, facts: HeaderFacts) -> str:
-    # Collections turned into DICOM often name the view in Patient Position (0018,5100), whose own terms it is not one of.
+    # Collections turned into DICOM often name the view in Patient Position (0018,5100), whose own terms AP and PA are
+    # none of.
     position = facts.extra.get("patient_position", "").upper()
     view = facts.view_position.upper() or (position if position in ("AP", "PA") else "")
     if not view:

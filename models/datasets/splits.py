@@ -31,7 +31,8 @@ def split_by_patient(
 ) -> Split:
     """Draw patients, stratified by source and label (a patient with any positive image counts as positive).
 
-    validation, test: fractions of the patients of each stratum. always_test: patients who must be in the test part.
+    validation, test: fractions of the patients of each stratum; no validation (0) for recipes that cross-validate.
+    always_test: patients who must be in the test part.
     Raises DatasetError when a part would lack a stratum.
     """
     forced = set(always_test)
@@ -40,7 +41,7 @@ def split_by_patient(
         free = sorted((p for p in patients if p not in forced), key=lambda patient: _draw(salt, patient))
         in_test, in_validation = round(len(patients) * test), round(len(patients) * validation)
         in_test = max(0, in_test - (len(patients) - len(free)))
-        if len(free) < in_test + in_validation + 1 or not in_validation:
+        if len(free) < in_test + in_validation + 1 or (validation > 0 and not in_validation):
             raise DatasetError(f"{'/'.join(stratum)} has too few patients ({len(patients)}) to be split")
         parts.update(dict.fromkeys(free[:in_test], "test"))
         parts.update(dict.fromkeys(free[in_test : in_test + in_validation], "validation"))

@@ -1,4 +1,4 @@
-"""How each shipped bundle was made; every recipe has ``make(paths, *, cross_validated)``."""
+"""How each shipped bundle was made; every recipe has ``make(paths)``."""
 
 from __future__ import annotations
 

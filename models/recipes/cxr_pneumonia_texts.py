@@ -126,45 +126,37 @@ def model_card(facts: Facts, evaluation: Mapping[str, Any]) -> str:
         "epochs": training["config"]["epochs"],
         "learning_rate": f"{training['config']['learning_rate']:g}",
         "label_smoothing": f"{training['config']['label_smoothing']:g}",
-        "runs": len(training["seeds"]),
-        "seeds": ", ".join(map(str, training["seeds"])),
-        "members": _members(training["members"]),
-        "cross_validation": _cross_validation(training["cross_validation"]),
+        "frozen_through": training["config"]["frozen_through"],
+        "seeds": _seeds(training["seeds"]),
+        "folds": training["folds"],
+        "side": facts.side,
+        "grid": facts.side // 32,
         "slope": f"{platt.slope:.4f}",
         "intercept": f"{platt.intercept:+.4f}",
         "threshold": f"{thresholds.present:.3f}",
         "band": _band(thresholds),
         "figures": _figures_table(evaluation["test"]),
-        "validation": _figures_table(evaluation["validation"]),
+        "validation": _figures_table(evaluation["cross_validation"]),
         "resamples": evaluation["test"]["resamples"],
-        "subgroups": _subgroups_table(evaluation["test"]),
+        "subgroups": _subgroups_table(evaluation["cross_validation"]),
         "shortcuts": _shortcuts(evaluation["shortcuts"]),
-        "robustness": _robustness_table(evaluation["robustness_validation"]),
+        "robustness": _robustness_table(evaluation["robustness_test"]),
     }
     return Template(_text("card.md")).substitute(values)
 
 
-def _members(found: Mapping[str, Any]) -> str:
-    tried = ", ".join(f"{name} {score:.4f}" for name, score in found["validation_score"].items())
-    return f"Shipped: {' + '.join(found['kept'])}. Mean validation AUROC over sources: {tried}."
+def _seeds(seeds: Sequence[int]) -> str:
+    if len(seeds) == 1:
+        return f"One run (seed {seeds[0]})"
+    return f"Shipped is the mean of the weights of {len(seeds)} runs (seeds {', '.join(map(str, seeds))})"
 
 
 def _data_table(split: Mapping[str, Any]) -> str:
     lines = ["| part | source | patients | normal | pneumonia |", "|---|---|---|---|---|"]
-    for part in ("train", "validation", "test"):
+    for part in ("train", "test"):
         for source, n in split[part].items():
             lines.append(f"| {part} | {source} | {n['patients']} | {n['normal']} | {n['pneumonia']} |")
     return "\n".join(lines)
-
-
-def _cross_validation(found: Mapping[str, Any] | None) -> str:
-    if not found:
-        return "No cross-validation was run with this build."
-    figures = "; ".join(f"{source} AUROC {_shown(figure)}" for source, figure in found["auroc"].items())
-    return (
-        f"{found['folds']}-fold cross-validation over the patients of the training and validation parts, one network "
-        f"per fold: {figures}."
-    )
 
 
 def _band(thresholds: Thresholds) -> str:
@@ -197,9 +189,9 @@ def _figures_table(part: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _subgroups_table(test: Mapping[str, Any]) -> str:
+def _subgroups_table(part: Mapping[str, Any]) -> str:
     lines = ["| source | group | images | AUROC | sensitivity | specificity |", "|---|---|---|---|---|---|"]
-    for source, one in test["sources"].items():
+    for source, one in part["sources"].items():
         for group, found in one["subgroups"].items():
             cells = " | ".join(_shown(found[key]) for key in ("auroc", "sensitivity", "specificity"))
             lines.append(f"| {source} | {group} | {found['images']} | {cells} |")
@@ -208,9 +200,9 @@ def _subgroups_table(test: Mapping[str, Any]) -> str:
 
 def _shortcuts(found: Mapping[str, Any]) -> str:
     by_label = "; ".join(f"{value:.3f} on {name}" for name, value in found["source_from_score_auroc_test"].items())
-    probe = found["source_from_features_auroc_validation"]
+    probe = found["source_from_features_auroc_test"]
     return (
-        f"A linear probe on the network's features tells the source of a validation image with AUROC {probe:.3f}: the "
+        f"A linear probe on the network's features tells the source of a test image with AUROC {probe:.3f}: the "
         "collections differ visibly (children and adults, at the least), as any two do. In the data the source says "
         "nothing of the label, and no figure here is pooled over sources. The score alone tells the source with AUROC "
         f"{by_label} (test part; 0.5 would be none), which measures how far one threshold means different things "

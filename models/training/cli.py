@@ -30,16 +30,13 @@ def train(
     runs: Annotated[Path, typer.Option(help="Where finished parts are kept, so that a broken run goes on.")] = Path(
         "runs"
     ),
-    cross_validate: Annotated[
-        bool, typer.Option("--cross-validate", help="Cross-validate the recipe first; takes about as long again.")
-    ] = False,
 ) -> None:
-    """Train, calibrate and measure; the bundle is complete at the end, its model card included."""
+    """Cross-validate, train, calibrate and measure; the bundle is complete at the end, its model card included."""
     if recipe not in RECIPES:
         raise typer.BadParameter(f"one of {', '.join(sorted(RECIPES))}", param_hint="RECIPE")
     make = import_module(RECIPES[recipe]).make
     try:
-        make(Paths(data=data, weights=weights, out=out, runs=runs / recipe), cross_validated=cross_validate)
+        make(Paths(data=data, weights=weights, out=out, runs=runs / recipe))
     except ModelError as error:
         _err.print(f"radnode: {error}", markup=False, soft_wrap=True)
         raise typer.Exit(EXIT_FAILED) from error

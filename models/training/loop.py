@@ -1,4 +1,4 @@
-"""The two phases of transfer learning."""
+"""Transfer learning: head, upper blocks, head again."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from models.contracts import FloatArray
 from models.datasets.images import Tail
-from models.evaluation.metrics import auroc
 from models.training.batches import Augmenter, draw_probabilities
 from models.training.config import TrainingConfig
+from models.training.head import fit_head
 
 log = structlog.get_logger(__name__)
 HEAD = "logits"
@@ -35,10 +35,9 @@ class Examples:
 
 @dataclass
 class History:
-    """What happened, epoch by epoch: validation AUROC per source, their mean ("score"), loss and seconds."""
+    """Loss and seconds, epoch by epoch."""
 
     epochs: list[dict[str, float]] = field(default_factory=list)
-    kept_epoch: int = -1
 
 
 class Network:
@@ -67,19 +66,29 @@ class Network:
             yield self._infer(tf.constant(planes))
 
 
-def train(network: Network, training: Examples, validation: Examples, config: TrainingConfig) -> History:
-    """Train in place; on return the model holds averaged weights (see ``TrainingConfig.keep``).
+def train(network: Network, training: Examples, config: TrainingConfig) -> History:
+    """Train in place; on return the model holds averaged weights and a head fitted to them.
 
-    An epoch's score is the mean over sources of the validation AUROC: a gain on the larger source cannot hide a loss on
-    the smaller.
+    The number of epochs is fixed, and nothing is stopped or chosen by how it does on other images: how many epochs, and
+    at what rate, is for cross-validation to say.
     """
     tf.keras.utils.set_random_seed(config.seed)
-    for layer in network.model.layers:
-        # Frozen statistics: batches here are too small and too mixed to estimate better ones than ImageNet's.
-        if isinstance(layer, tf.keras.layers.BatchNormalization):
-            layer.trainable = False
-    _fit_head(network, training, config)
-    return _fine_tune(network, training, validation, config)
+    _freeze(network.model, config.frozen_through)
+    refit_head(network, training, config)
+    history = _fine_tune(network, training, config)
+    refit_head(network, training, config)
+    return history
+
+
+def refit_head(network: Network, training: Examples, config: TrainingConfig) -> None:
+    """Fit the linear layer to the body as it is, on the images without augmentation.
+
+    Before fine-tuning: from a random head the first steps would tear the body apart. After it: the head that grew along
+    with the body is fitted to few images more closely than a penalised one.
+    """
+    weights = draw_probabilities(training.sources, training.labels, config.source_power) * len(training.images)
+    pooled = network.pooled(training.images)
+    network.model.get_layer(HEAD).set_weights(fit_head(pooled, training.labels, weights, config.head_penalty))
 
 
 def set_mean_weights(target: Any, models: Sequence[Any]) -> None:
@@ -92,33 +101,16 @@ def set_mean_weights(target: Any, models: Sequence[Any]) -> None:
             held.assign(np.mean([variable.numpy() for variable in variables], axis=0))
 
 
-def mean_auroc(network: Network, validation: Examples) -> float:
-    """Mean over sources of the AUROC of the first output."""
-    return float(np.mean(list(_auroc_per_source(network, validation).values())))
+def _freeze(model: Any, through: str) -> None:
+    """Raises ValueError (from Keras) for a layer the model has not."""
+    last = model.layers.index(model.get_layer(through)) if through else -1
+    for index, layer in enumerate(model.layers):
+        # Frozen statistics: batches here are too small and too mixed to estimate better ones than ImageNet's.
+        if index <= last or isinstance(layer, tf.keras.layers.BatchNormalization):
+            layer.trainable = False
 
 
-def _auroc_per_source(network: Network, validation: Examples) -> dict[str, float]:
-    logits = network.logits(validation.images)[:, 0]
-    found = {}
-    for source in np.unique(validation.sources):
-        here = validation.sources == source
-        found[f"auroc_{source}"] = auroc(validation.labels[here], logits[here])
-    return found
-
-
-def _fit_head(network: Network, training: Examples, config: TrainingConfig) -> None:
-    """Logistic regression on pooled features; fine-tuning from a random head would tear the body apart first."""
-    pooled = network.pooled(training.images)
-    head = tf.keras.Sequential([tf.keras.layers.Input((pooled.shape[1],)), tf.keras.layers.Dense(1)])
-    head.compile(
-        tf.keras.optimizers.Adam(config.head_learning_rate), tf.keras.losses.BinaryCrossentropy(from_logits=True)
-    )
-    weights = draw_probabilities(training.sources, training.labels, config.source_power) * len(pooled)
-    head.fit(pooled, training.labels, sample_weight=weights, batch_size=128, epochs=config.head_epochs, verbose=0)
-    network.model.get_layer(HEAD).set_weights(head.get_weights())
-
-
-def _fine_tune(network: Network, training: Examples, validation: Examples, config: TrainingConfig) -> History:
+def _fine_tune(network: Network, training: Examples, config: TrainingConfig) -> History:
     variables = network.model.trainable_variables
     optimizer = tf.keras.optimizers.AdamW(config.learning_rate, weight_decay=config.weight_decay, global_clipnorm=1.0)
     optimizer.build(variables)
@@ -127,7 +119,7 @@ def _fine_tune(network: Network, training: Examples, validation: Examples, confi
     random = np.random.default_rng(config.seed)
     steps = math.ceil(len(training.images) / config.batch_size)
     average = [variable.numpy() for variable in variables]
-    kept, best_score, history, done = average, -math.inf, History(), 0
+    history, done = History(), 0
     for epoch in range(config.epochs):
         started, losses = time.monotonic(), []
         for _ in range(steps):
@@ -137,14 +129,11 @@ def _fine_tune(network: Network, training: Examples, validation: Examples, confi
             losses.append(float(step(planes, tf.constant(training.labels[chosen][:, np.newaxis]))))
             done += 1
             _follow(average, variables, config.ema_decay, done)
-        figures = _judge(network, average, validation)
-        figures |= {"loss": float(np.mean(losses)), "seconds": time.monotonic() - started}
+        figures = {"loss": round(float(np.mean(losses)), 4), "seconds": round(time.monotonic() - started, 1)}
         history.epochs.append(figures)
-        log.info("epoch", number=epoch, **{key: round(value, 4) for key, value in figures.items()})
-        if config.keep == "last" or figures["score"] > best_score:
-            best_score, history.kept_epoch = figures["score"], epoch
-            kept = [value.copy() for value in average]
-    _assign(variables, kept)
+        log.info("epoch", number=epoch, **figures)
+    for variable, value in zip(variables, average, strict=True):
+        variable.assign(value)
     return history
 
 
@@ -179,17 +168,3 @@ def _follow(average: list[Any], variables: Sequence[Any], decay: float, done: in
     decay = min(decay, (1 + done) / (10 + done))
     for index, variable in enumerate(variables):
         average[index] += (1 - decay) * (variable.numpy() - average[index])
-
-
-def _judge(network: Network, average: list[Any], validation: Examples) -> dict[str, float]:
-    variables = network.model.trainable_variables
-    live = [variable.numpy() for variable in variables]
-    _assign(variables, average)
-    figures = _auroc_per_source(network, validation)
-    _assign(variables, live)
-    return {**figures, "score": float(np.mean(list(figures.values())))}
-
-
-def _assign(variables: Sequence[Any], values: Sequence[Any]) -> None:
-    for variable, value in zip(variables, values, strict=True):
-        variable.assign(value)

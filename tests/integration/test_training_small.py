@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ pytestmark = pytest.mark.tensorflow
 WEIGHTS = Path(__file__).parents[3] / "shared" / "data" / "weights"
 SIDE = 64
 PATIENTS = 10
+CONFIG = TrainingConfig(batch_size=14, epochs=2, warmup_steps=2, ema_decay=0.5, head_penalty=1.0)
 
 
 def draw_set(folder: Path) -> None:
@@ -49,10 +51,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Paths:
     paths = Paths(data=root / "data", weights=WEIGHTS, out=root / "bundles" / "cxr-pneumonia", runs=root / "runs")
     paths.data.mkdir()
     draw_set(paths.data)
-    config = TrainingConfig(batch_size=14, epochs=2, head_epochs=20, warmup_steps=2, ema_decay=0.5)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RADNODE_MODEL_CACHE", str(root / "cache"))
-        make(paths, Settings(side=SIDE, config=config, seeds=(1, 2)))
+        make(paths, Settings(side=SIDE, config=CONFIG, seeds=(1, 2), folds=2))
     return paths
 
 
@@ -75,10 +76,28 @@ def test_it_learned_the_difference(bundle: Bundle) -> None:
 def test_the_record_tells_how_it_was_made(made: Paths, bundle: Bundle) -> None:
     split = bundle.manifest.training["split"]
     assert len(split["sha256"]) == 64
-    assert sum(split[part]["nih_cxr14"]["patients"] for part in ("train", "validation", "test")) == 2 * PATIENTS
+    assert sum(split[part]["nih_cxr14"]["patients"] for part in ("train", "test")) == 2 * PATIENTS
     assert split["sha256"] in (made.out / "MODEL_CARD.md").read_text()
-    history = json.loads((made.runs / "seed1" / "history.json").read_text())
+    history = json.loads((made.runs / "final-seed1" / "history.json").read_text())
     assert len(history["epochs"]) == 2
+
+
+def test_training_images_are_judged_by_networks_that_did_not_know_the_patient(made: Paths, bundle: Bundle) -> None:
+    split, validated = bundle.manifest.training["split"], bundle.manifest.evaluation["cross_validation"]["sources"]
+    for source in ("kermany224", "nih_cxr14"):
+        assert validated[source]["images"] == split["train"][source]["normal"] + split["train"][source]["pneumonia"]
+    files = [json.loads((made.runs / run / "run.json").read_text())["files"] for run in ("fold0-seed1", "fold1-seed1")]
+    assert len({*files, json.loads((made.runs / "final-seed1" / "run.json").read_text())["files"]}) == 3
+
+
+def test_a_second_call_takes_up_finished_runs_and_gives_the_same_weights(made: Paths, bundle: Bundle) -> None:
+    from models.recipes.cxr_pneumonia import Settings, make  # noqa: PLC0415 - imports TensorFlow
+
+    stamps = {path: path.stat().st_mtime_ns for path in made.runs.glob("*/run.json")}
+    again = replace(made, out=made.out.with_name("again"))
+    make(again, Settings(side=SIDE, config=CONFIG, seeds=(1, 2), folds=2))
+    assert load_bundle(again.out).identity.weights_digest == bundle.identity.weights_digest
+    assert stamps == {path: path.stat().st_mtime_ns for path in made.runs.glob("*/run.json")}
 
 
 def test_evaluate_counts_what_it_leaves_out(made: Paths, bundle: Bundle, tmp_path: Path) -> None:

@@ -68,6 +68,13 @@ def test_one_positive_image_makes_the_patient_positive() -> None:
     assert sum(r.patient == "a:normal0" for r in owners[0]) == 3
 
 
+def test_a_recipe_that_cross_validates_has_no_validation_part() -> None:
+    whole = split_by_patient(rows(20), validation=0, test=0.2, salt="s")
+    assert not whole.validation
+    assert len({row.patient for row in whole.test}) == 16
+    assert whole.test == split_by_patient(rows(20), validation=0.15, test=0.2, salt="s").test
+
+
 def test_too_few_patients_are_refused_by_name_of_the_stratum() -> None:
     with pytest.raises(DatasetError, match=r"a/normal has too few patients \(2\)"):
         split(rows(2))
