@@ -1,4 +1,4 @@
-.PHONY: setup demo test
+.PHONY: setup peers lint check demo test
 
 setup: .venv/ready
 
@@ -9,9 +9,22 @@ setup: .venv/ready
 	.venv/bin/python -m pip install --quiet --no-deps -e .
 	touch .venv/ready
 
+# The real PACS, toolkits, database and broker that the tests speak with.
+peers:
+	deploy/install-peers.sh
+
+lint: setup
+	.venv/bin/ruff check
+	.venv/bin/ruff format --check
+	.venv/bin/mypy
+	.venv/bin/lint-imports
+
+# What a change needs before it is shown to anybody: a minute, no peers.
+check: lint
+	.venv/bin/python -m pytest -q -m "not e2e and not tensorflow" tests/unit
+
 demo: setup
 	.venv/bin/radnode demo
 
-test: setup
-	.venv/bin/lint-imports
-	.venv/bin/python -m pytest -q tests/unit
+test: setup peers lint
+	.venv/bin/python -m pytest -q --durations=15
