@@ -123,12 +123,19 @@ def record_refusal(session: Session, kind: RefusalKind, new: NewRefusal) -> None
 
 def _storable(new: NewInstance) -> NewInstance:
     """What a peer's header says, made fit for both databases: PostgreSQL takes no NUL and no number beyond 32 bits."""
-    texts = ("patient_id", "patient_name", "accession_number", "study_description", "modality", "series_description")
-    clean = {name: _text(getattr(new, name)) for name in texts}
     expected = new.expected_instances
     if expected is not None and not 0 <= expected <= _MOST_EXPECTED:
         expected = None
-    return replace(new, expected_instances=expected, **clean)
+    return replace(
+        new,
+        expected_instances=expected,
+        patient_id=_text(new.patient_id),
+        patient_name=_text(new.patient_name),
+        accession_number=_text(new.accession_number),
+        study_description=_text(new.study_description),
+        modality=_text(new.modality),
+        series_description=_text(new.series_description),
+    )
 
 
 def _text(value: str) -> str:

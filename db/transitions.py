@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from enum import StrEnum
 from typing import Any, cast
 
-from sqlalchemy import ColumnElement, CursorResult, update
+from sqlalchemy import ColumnElement, CursorResult, Table, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
@@ -53,6 +53,6 @@ def insert_ignore(session: Session, table: type[Base], **values: Any) -> bool:
     happened: SQLAlchemy gives no row count for an INSERT on PostgreSQL.
     """
     build = postgresql.insert if session.get_bind().dialect.name == "postgresql" else sqlite.insert
-    key = table.__table__.primary_key.columns
+    key = cast("Table", table.__table__).primary_key
     statement = build(table).values(**values).on_conflict_do_nothing().returning(*key)
     return session.execute(statement).first() is not None
