@@ -6,7 +6,7 @@ So no package imports one above it, and `radnode echo` never pays for TensorFlow
 from __future__ import annotations
 
 import sys
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 import click
@@ -18,6 +18,25 @@ from node.cli.common import EXIT_FAILED, EXIT_USAGE
 GROUP = "radnode.commands"
 
 
+class Delegated(click.Command):
+    """A Typer application that reads its own arguments: Typer may bring a click of its own, whose exits and usage
+    errors mean nothing to this one.
+    """
+
+    def __init__(self, name: str, entry: EntryPoint) -> None:
+        super().__init__(name)
+        self.entry = entry
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        ctx.args = args
+        return args
+
+    def invoke(self, ctx: click.Context) -> Any:
+        app: typer.Typer = self.entry.load()
+        command: Any = typer.main.get_command(app)
+        return command.main(args=ctx.args, prog_name=ctx.command_path)
+
+
 class Commands(click.Group):
     """A group whose commands are entry points named after them."""
 
@@ -26,12 +45,7 @@ class Commands(click.Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         found = list(entry_points(group=GROUP, name=cmd_name))
-        if not found:
-            return None
-        app: typer.Typer = found[0].load()
-        command: Any = typer.main.get_command(app)
-        command.name = cmd_name
-        return command  # type: ignore[no-any-return]
+        return Delegated(cmd_name, found[0]) if found else None
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The overview comes from a table: reading each command's own help would import all of them."""
