@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
 import sys
 import time
 from contextlib import ExitStack
 from pathlib import Path
 
-from node.settings import Settings, load
+from node.settings import Settings, broker_socket, load
 from workers.demo.pacs import Address, DemoError
 from workers.demo.process import Process
 
@@ -86,6 +87,8 @@ class Node:
 
     def stop(self) -> None:
         self.process.stop(STOP_GRACE_S)
+        # Below a deep folder the broker's socket lies elsewhere: its path may have some 100 characters.
+        shutil.rmtree(broker_socket(self.settings.data_dir).parent, ignore_errors=True)
 
     def _ready(self) -> bool:
         for line in self.process.log.read_text(encoding="utf-8", errors="replace").splitlines():
