@@ -18,12 +18,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models import backbones
-from models.contracts import Presence
+from models.contracts import FloatArray, Presence
 from models.datasets.images import load_planes, read_grey, split_steps
 from models.datasets.labels import LabelledImage, read_labels
 from models.datasets.splits import Split, split_by_patient
 from models.errors import DatasetError
-from models.evaluation.report import columns_of, report
+from models.evaluation.metrics import auroc, bootstrap
+from models.evaluation.report import as_json, columns_of, report
 from models.evaluation.robustness import sensitivity_to_changes
 from models.evaluation.scoring import Scored, score_images
 from models.evaluation.shortcuts import source_from_features, source_from_score
@@ -37,7 +38,7 @@ from models.training.bundle import write_golden, write_manifest
 from models.training.calibrate import Thresholds, balanced_weights, choose_thresholds, fit_platt
 from models.training.config import TrainingConfig
 from models.training.loop import Examples, Network
-from models.training.members import Plan, Pool, cross_validate, trained
+from models.training.members import Plan, Pool, cross_validate, frozen_baseline, trained
 
 LABEL = "pneumonia"
 SOURCES = ("kermany224", "nih_cxr14")
@@ -70,12 +71,15 @@ class Settings:
 
 
 # Shown by the demo: their patients may not have taught the model anything.
-DEMO_FILES = tuple(
-    f"nih_cxr14/{name}.jpg"
-    for name in (
-        "00002058_013", "00003490_008", "00002239_004", "00002863_003",
-        "00007629_002", "00001054_002", "00010222_019", "00011237_006",
-    )
+DEMO_FILES = (
+    "kermany224/train_person690_bacteria_2587.jpg", "kermany224/train_IM-0216-0001.jpg",
+    *(
+        f"nih_cxr14/{name}.jpg"
+        for name in (
+            "00002058_013", "00003490_008", "00002239_004", "00002863_003",
+            "00007629_002", "00001054_002", "00010222_019", "00011237_006",
+        )
+    ),
 )  # fmt: skip
 
 
@@ -118,7 +122,11 @@ def make(paths: Paths, settings: Settings | None = None) -> None:
     pool = _load(split.train, paths.data, plane_steps)
     logits = cross_validate(plan, pool, settings.folds, SPLIT_SALT).astype(np.float64)
     platt, thresholds = _calibrate(logits, pool)
-    validated = report(_scored(pool, logits, platt, thresholds), thresholds.present)
+    frozen = frozen_baseline(plan, pool, settings.folds, SPLIT_SALT)
+    validated = {
+        **report(_scored(pool, logits, platt, thresholds), thresholds.present),
+        "auroc_of_frozen_features": _auroc_per_source(pool, frozen),
+    }
     network = trained(plan, pool, split.train, "final")
     draft = _Draft(paths, settings, split, _empty(paths.runs / "bundle"))
     backbones.save_weights(network.model, draft.folder / "weights.npz")
@@ -172,6 +180,14 @@ def _scored(pool: Pool, logits: NDArray[np.float64], platt: Platt, thresholds: T
     for row, logit, chance in zip(pool.rows, logits, _chances(logits, platt), strict=True):
         presence = Presence.PRESENT if chance >= thresholds.present else Presence.ABSENT
         found.append(Scored(row, row.label == LABEL, float(logit), float(chance), presence))
+    return found
+
+
+def _auroc_per_source(pool: Pool, logits: FloatArray) -> dict[str, Any]:
+    patients, data, found = np.array([row.patient for row in pool.rows]), pool.examples, {}
+    for source in np.unique(data.sources):
+        here = data.sources == source
+        found[str(source)] = as_json(bootstrap(auroc, data.labels[here], logits[here], patients[here]))
     return found
 
 

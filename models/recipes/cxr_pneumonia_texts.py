@@ -69,7 +69,7 @@ def document(facts: Facts, evaluation: Mapping[str, Any], rates: Rates) -> dict[
         "name": "Chest radiograph pneumonia",
         "version": "1.0.0",
         "manufacturer": "radnode",
-        "created": "2026-11-24T00:00:00Z",
+        "created": "2026-11-25T00:00:00Z",
         "licence": LICENCE,
         "intended_use": INTENDED_USE,
         "regulatory_status": REGULATORY_STATUS,
@@ -138,6 +138,7 @@ def model_card(facts: Facts, evaluation: Mapping[str, Any]) -> str:
         "figures": _figures_table(evaluation["test"]),
         "validation": _figures_table(evaluation["cross_validation"]),
         "resamples": evaluation["test"]["resamples"],
+        "frozen": _frozen(evaluation["cross_validation"]["auroc_of_frozen_features"]),
         "subgroups": _subgroups_table(evaluation["cross_validation"]),
         "shortcuts": _shortcuts(evaluation["shortcuts"]),
         "robustness": _robustness_table(evaluation["robustness_test"]),
@@ -149,6 +150,10 @@ def _seeds(seeds: Sequence[int]) -> str:
     if len(seeds) == 1:
         return f"One run (seed {seeds[0]})"
     return f"Shipped is the mean of the weights of {len(seeds)} runs (seeds {', '.join(map(str, seeds))})"
+
+
+def _frozen(found: Mapping[str, Any]) -> str:
+    return "; ".join(f"{source} {_shown(figure)}" for source, figure in found.items())
 
 
 def _data_table(split: Mapping[str, Any]) -> str:

@@ -32,6 +32,11 @@ class Examples:
     labels: FloatArray
     sources: NDArray[np.str_]
 
+    def take(self, chosen: Sequence[int]) -> Examples:
+        """The examples at these indices."""
+        index = np.asarray(chosen, dtype=np.intp)
+        return Examples(self.images[index], self.labels[index], self.sources[index])
+
 
 @dataclass
 class History:
@@ -86,9 +91,14 @@ def refit_head(network: Network, training: Examples, config: TrainingConfig) -> 
     Before fine-tuning: from a random head the first steps would tear the body apart. After it: the head that grew along
     with the body is fitted to few images more closely than a penalised one.
     """
-    weights = draw_probabilities(training.sources, training.labels, config.source_power) * len(training.images)
     pooled = network.pooled(training.images)
-    network.model.get_layer(HEAD).set_weights(fit_head(pooled, training.labels, weights, config.head_penalty))
+    fitted = fit_head(pooled, training.labels, head_weights(training, config), config.head_penalty)
+    network.model.get_layer(HEAD).set_weights(fitted)
+
+
+def head_weights(training: Examples, config: TrainingConfig) -> NDArray[np.float64]:
+    """(n,) with mean 1: the head weighs images as often as fine-tuning draws them."""
+    return draw_probabilities(training.sources, training.labels, config.source_power) * len(training.images)
 
 
 def set_mean_weights(target: Any, models: Sequence[Any]) -> None:

@@ -20,7 +20,8 @@ from models.datasets.labels import LabelledImage
 from models.datasets.splits import folds_by_patient
 from models.evaluation.metrics import auroc
 from models.training.config import TrainingConfig
-from models.training.loop import Examples, Network, refit_head, set_mean_weights, train
+from models.training.head import fit_head
+from models.training.loop import Examples, Network, head_weights, refit_head, set_mean_weights, train
 
 log = structlog.get_logger(__name__)
 
@@ -49,9 +50,7 @@ class Pool:
     def take(self, rows: Sequence[LabelledImage]) -> Examples:
         """The examples of some of the rows."""
         wanted = {row.file for row in rows}
-        chosen = np.array([index for index, row in enumerate(self.rows) if row.file in wanted])
-        whole = self.examples
-        return Examples(whole.images[chosen], whole.labels[chosen], whole.sources[chosen])
+        return self.examples.take([index for index, row in enumerate(self.rows) if row.file in wanted])
 
 
 def fresh(plan: Plan) -> Network:
@@ -122,6 +121,23 @@ def cross_validate(plan: Plan, pool: Pool, folds: int, salt: str) -> FloatArray:
         chosen = [index for index, row in enumerate(pool.rows) if row.file in files]
         logits[chosen] = network.logits(pool.examples.images[chosen])[:, 0]
         log.info("fold", number=fold, images=len(chosen), **_auroc_per_source(pool.examples, chosen, logits))
+    return logits
+
+
+def frozen_baseline(plan: Plan, pool: Pool, folds: int, salt: str) -> FloatArray:
+    """The same as :func:`cross_validate` for the start weights with a fitted head: what fine-tuning has to beat."""
+    features = fresh(plan).pooled(pool.examples.images)
+    logits = np.full(len(pool.rows), np.nan, dtype=np.float32)
+    place = {row.file: index for index, row in enumerate(pool.rows)}
+    for training, held_out in folds_by_patient(pool.rows, folds, salt):
+        seen, new = ([place[row.file] for row in rows] for rows in (training, held_out))
+        kernel, bias = fit_head(
+            features[seen],
+            pool.examples.labels[seen],
+            head_weights(pool.examples.take(seen), plan.config),
+            plan.config.head_penalty,
+        )
+        logits[new] = features[new] @ kernel[:, 0] + bias[0]
     return logits
 
 
