@@ -13,6 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 import redis
+from tests.support.association_profile import kinds, write_profile
 from tests.support.dcmtk import storescu
 from tests.support.node import Node, peer_toml
 from tests.support.orthanc import orthanc
@@ -93,8 +94,9 @@ def test_a_worker_that_is_killed_loses_no_job(tmp_path: Path) -> None:
         eventually("the listener listens", lambda: listens(node.dicom_port), timeout_s=60)
         files = sorted((shared_dicom() / "cxr_wrapped").glob("*.dcm"))
         with part(node, "worker", "--role", "infer") as worker:
-            assert storescu(node.dicom_port, *files).returncode == 0
-            node.wait("some job runs", lambda n: any(j["state"] == "RUNNING" for j in n.jobs()))
+            options = write_profile(tmp_path / "storescu.cfg", kinds(files))
+            assert storescu(node.dicom_port, *files, options=options).returncode == 0
+            eventually("some job runs", lambda: any(j["state"] == "RUNNING" for j in node.jobs()), poll_s=0.005)
             for process in [psutil.Process(worker.pid), *psutil.Process(worker.pid).children(recursive=True)]:
                 process.send_signal(signal.SIGKILL)
         with redis.Redis.from_url(broker) as client:
