@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from pydicom import dcmread
+
 from tests.support.dcmtk import storescp, storescu
 from tests.support.node import Node, peer_toml, running_node
 from tests.support.orthanc import orthanc
@@ -47,8 +47,8 @@ def send(node: Node, name: str = POSITIVE) -> Path:
 
 
 @pytest.fixture
-def port() -> Iterator[int]:
-    yield free_port()
+def port() -> int:
+    return free_port()
 
 
 def test_a_peer_that_is_away_gets_everything_once_it_is_back(tmp_path: Path, port: int) -> None:
@@ -104,13 +104,15 @@ def test_a_peer_that_knows_only_enhanced_sr_gets_the_report_as_one(tmp_path: Pat
 
 
 def test_what_the_peer_says_it_did_not_keep_is_sent_again(tmp_path: Path) -> None:
-    with forgetful_archive(forget_first=1) as archive:
-        with running_node(tmp_path / "node", settings(peer_toml("archive", "FORGETS", archive.port))) as node:
-            send(node)
-            node.wait_settled(1)
-            assert {d["state"] for d in node.deliveries()} == {"CONFIRMED"}
-            assert {d["reason"] for d in node.deliveries()} == {"storage commitment"}
-            assert max(d["attempts"] for d in node.deliveries()) == 2
+    with (
+        forgetful_archive(forget_first=1) as archive,
+        running_node(tmp_path / "node", settings(peer_toml("archive", "FORGETS", archive.port))) as node,
+    ):
+        send(node)
+        node.wait_settled(1)
+        assert {d["state"] for d in node.deliveries()} == {"CONFIRMED"}
+        assert {d["reason"] for d in node.deliveries()} == {"storage commitment"}
+        assert max(d["attempts"] for d in node.deliveries()) == 2
 
 
 def test_results_without_a_destination_stay_here_and_say_so(tmp_path: Path) -> None:
@@ -125,9 +127,10 @@ def test_results_without_a_destination_stay_here_and_say_so(tmp_path: Path) -> N
 
 def test_a_plain_receiver_that_proves_nothing_gets_the_files(tmp_path: Path) -> None:
     folder = tmp_path / "received"
-    with storescp(folder) as port, running_node(
-        tmp_path / "node", settings(peer_toml("archive", "ARCHIVE", port))
-    ) as node:
+    with (
+        storescp(folder) as port,
+        running_node(tmp_path / "node", settings(peer_toml("archive", "ARCHIVE", port))) as node,
+    ):
         send(node)
         node.wait_settled(1)
         assert {d["state"] for d in node.deliveries()} == {"UNCONFIRMED"}

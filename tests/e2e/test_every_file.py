@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+
 from tests.support.association_profile import kinds, write_profile
 from tests.support.dcmtk import Outcome, storescu
 from tests.support.node import SETTLED_INSTANCES, Node, peer_toml
@@ -97,9 +98,7 @@ def test_one_association(node: Node, pacs: Orthanc, files: list[Path], options: 
 
 def test_four_associations_at_once(node: Node, pacs: Orthanc, files: list[Path], options: tuple[str, ...]) -> None:
     with ThreadPoolExecutor(4) as senders:
-        outcomes = list(
-            senders.map(lambda _: storescu(node.dicom_port, shared_dicom(), options=options), range(4))
-        )
+        outcomes = list(senders.map(lambda _: storescu(node.dicom_port, shared_dicom(), options=options), range(4)))
     assert all(sent_well(outcome) > 200 for outcome in outcomes)
     node.wait_settled(150, timeout_s=300)
     # Some files share a SOP Instance UID with other content: set aside, once per sender, and said so.

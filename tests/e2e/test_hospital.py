@@ -13,6 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 import redis
+
 from tests.support.association_profile import kinds, write_profile
 from tests.support.dcmtk import storescu
 from tests.support.node import Node, peer_toml
@@ -83,7 +84,7 @@ def test_services_of_their_own_on_postgresql_and_redis(tmp_path: Path) -> None:
 
 
 def test_a_worker_that_is_killed_loses_no_job(tmp_path: Path) -> None:
-    """Its lease runs out and another process takes the job; Redis, which may forget everything, is emptied meanwhile."""
+    """Its lease runs out and another process takes the job, though Redis has been emptied meanwhile."""
     with ExitStack() as site:
         broker = site.enter_context(redis_server(tmp_path / "redis"))
         pacs = site.enter_context(orthanc(tmp_path / "pacs"))

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from pydicom import dcmread
+
 from tests.support.node import Node, peer_toml, running_node
 from tests.support.orthanc import Modality, Orthanc, orthanc
 from tests.support.shared import shared_dicom
@@ -125,7 +126,7 @@ def test_health_and_metrics_tell_the_same(site: Site) -> None:
     assert site.node.get("/readyz")[0] == 200
     status, metrics = site.node.get("/metrics")
     assert status == 200
-    assert f'radnode_jobs{{state="PARKED"}}' not in metrics
+    assert 'radnode_jobs{state="PARKED"}' not in metrics
     assert "radnode_outbox_waiting 0.0" in metrics
 
 

@@ -10,6 +10,7 @@ from typing import Any, Self
 
 from pydicom.dataset import Dataset
 from pynetdicom import AE, evt
+
 from tests.support.processes import free_port
 
 _EXPLICIT = "1.2.840.10008.1.2.1"
