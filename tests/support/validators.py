@@ -110,6 +110,5 @@ def dsrdump(path: Path) -> Verdict:
     errors = [line for line in said if line.startswith(("E:", "F:"))]
     if ran.returncode != 0 and not errors:
         errors = [f"E: dsrdump ended with {ran.returncode}"]
-    return Verdict(
-        tuple(errors), tuple(line for line in said if line.startswith("W:") and not _UNCHECKED_SETS.search(line))
-    )
+    warnings = [line for line in said if line.startswith("W:") and not _UNCHECKED_SETS.search(line)]
+    return Verdict(tuple(errors), tuple(warnings))

@@ -37,7 +37,7 @@ PRESENCE = {
 # CID 100. Its radiography code, (43468-8, LN), is too new for the validators in use; this one they all take.
 _PROCEDURES = {
     "CT": Code("25045-6", "LN", "CT unspecified body region"),
-    "MR": Code("25056-3", "LN", "MR unspecified body region"),
+    "MR": Code("25056-3", "LN", "MRI unspecified body region"),
 }
 _IMAGING_PROCEDURE = Code("363679005", "SCT", "Imaging procedure")
 

@@ -17,6 +17,11 @@ _ORIENTATION = re.compile(r"[AFHLPR]{1,3}|LE|RT|CR|CD|[DVM]")
 _CODE = re.compile(r"[A-Z0-9_ ]{1,16}")
 _DECIMAL = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
+# Classes of one frame by definition: a reference to them names no frame, whatever Number of Frames says.
+_SINGLE_FRAME = frozenset(
+    f"1.2.840.10008.5.1.4.1.1.{suffix}" for suffix in ("1", "1.1", "1.1.1", "1.2", "1.2.1", "2", "4", "6.1", "7", "128")
+)
+
 
 @dataclass(frozen=True)
 class Source:
@@ -49,8 +54,9 @@ def read_source(header: Dataset) -> Source:
         UnreadableError: one of the four UIDs that a reference is made of is missing or no UID.
     """
     laterality = _code(header, 0x00200060) or _code(header, 0x00200062)
+    sop_class = _uid(header, 0x00080016, "SOP Class UID")
     return Source(
-        sop_class_uid=_uid(header, 0x00080016, "SOP Class UID"),
+        sop_class_uid=sop_class,
         sop_instance_uid=_uid(header, 0x00080018, "SOP Instance UID"),
         study_uid=_uid(header, 0x0020000D, "Study Instance UID"),
         series_uid=_uid(header, 0x0020000E, "Series Instance UID"),
@@ -60,7 +66,7 @@ def read_source(header: Dataset) -> Source:
         orientation=_orientation(header),
         rows=_integer(header, 0x00280010),
         columns=_integer(header, 0x00280011),
-        frames=_integer(header, 0x00280008) or 1,
+        frames=1 if sop_class in _SINGLE_FRAME else _integer(header, 0x00280008) or 1,
         is_lossy=_code(header, 0x00282110) == "01",
         lossy_ratios=tuple(p for p in _parts(header, 0x00282112) if len(p) <= 16 and _DECIMAL.fullmatch(p)),
         lossy_methods=tuple(p for p in _parts(header, 0x00282114) if _CODE.fullmatch(p)),

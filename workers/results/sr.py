@@ -22,7 +22,7 @@ from db.domain import ResultRef
 from db.errors import UnreadableError
 from workers.results import codes
 from workers.results.contents import Provenance, ResultObject
-from workers.results.provenance import MANUFACTURER, encode, stamp
+from workers.results.provenance import MANUFACTURER, encode, keep_raw, stamp
 from workers.results.subject import ACCESSION_NUMBER, Subject, put_raw
 from workers.results.tree import Part, content_tree
 from workers.results.uids import derive
@@ -150,6 +150,7 @@ def _request(ref: ResultRef, subject: Subject) -> Dataset:
     for keyword in _EMPTY_IN_REQUEST:
         setattr(item, keyword, Items([]) if keyword.endswith("Sequence") else "")
     put_raw(item, ACCESSION_NUMBER, "SH", subject.value(ACCESSION_NUMBER))
+    keep_raw(item)
     return item
 
 

@@ -27,6 +27,7 @@ from highdicom.sr import (
     PlanarROIMeasurementsAndQualitativeEvaluations,
     QualitativeEvaluation,
     RelationshipTypeValues,
+    SourceImageForMeasurementGroup,
     SourceImageForRegion,
     TextContentItem,
     TrackingIdentifier,
@@ -128,8 +129,10 @@ def _measurements(parts: Sequence[Part], provenance: Provenance, unicode: bool) 
     ranked = [(f, part, reading) for part, reading in read for f in grouped(reading)]
     for finding, part, reading in sorted(ranked, key=lambda entry: entry[0].presence is not Presence.PRESENT):
         groups.extend(_finding_group(finding, part, reading, provenance, unicode))
+    # PixelMed, the judge of IHE's profile, wants a region in every group of a report where one group has one.
+    bounded = bool(groups)
     for part, reading in read:
-        groups.extend(_label_group(part, reading, provenance, unicode))
+        groups.extend(_label_group(part, reading, provenance, unicode, bounded))
     if groups:
         container.ContentSequence = groups
     return container
@@ -172,10 +175,14 @@ def _finding_group(
 def _region(finding: Finding, part: Part, reading: Reading) -> ImageRegion:
     rows, columns = part.shape
     found = explanation_of(reading, finding)
-    outline: Outline | None = None if found is None else attention_outline(found, rows, columns)
+    outline = None if found is None else attention_outline(found, rows, columns)
+    return _image_region(part, whole_image(rows, columns) if outline is None else outline)
+
+
+def _image_region(part: Part, outline: Outline) -> ImageRegion:
     return ImageRegion(
         GraphicTypeValues.POLYLINE,
-        whole_image(rows, columns) if outline is None else outline,
+        outline,
         SourceImageForRegion(
             part.source.sop_class_uid, part.source.sop_instance_uid, referenced_frame_numbers=part.frames
         ),
@@ -183,10 +190,10 @@ def _region(finding: Finding, part: Part, reading: Reading) -> ImageRegion:
 
 
 def _label_group(
-    part: Part, reading: Reading, provenance: Provenance, unicode: bool
+    part: Part, reading: Reading, provenance: Provenance, unicode: bool, bounded: bool
 ) -> MeasurementsAndQualitativeEvaluations:
     # Validators take a group with a site or a number for one with a region, so this one has neither.
-    return MeasurementsAndQualitativeEvaluations(
+    group = MeasurementsAndQualitativeEvaluations(
         tracking_identifier=TrackingIdentifier(
             uid=provenance.tracking_uid(part.source.sop_instance_uid, ""), identifier=_ALL_LABELS
         ),
@@ -194,7 +201,15 @@ def _label_group(
         qualitative_evaluations=[
             QualitativeEvaluation(codes.code_of(f.code, unicode), codes.PRESENCE[f.presence]) for f in reading.findings
         ],
+        source_images=[
+            SourceImageForMeasurementGroup(
+                part.source.sop_class_uid, part.source.sop_instance_uid, referenced_frame_numbers=part.frames
+            )
+        ],
     )
+    if bounded:
+        group[0].ContentSequence.append(_image_region(part, whole_image(*part.shape)))
+    return group
 
 
 def _algorithm(provenance: Provenance, unicode: bool, *parameters: str) -> AlgorithmIdentification:
