@@ -1,0 +1,110 @@
+"""What `radnode doctor` says of installations that are well, and of each way one can be ill."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from db.session import Record
+from workers.doctor import Finding, Grade, examine
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    return write(tmp_path, "")
+
+
+def write(folder: Path, extra: str, port: int | None = None) -> Path:
+    path = folder / "radnode.toml"
+    path.write_text(f'data_dir = "{folder / "data"}"\ndicom_port = {port or closed_port()}\n{extra}\n')
+    return path
+
+
+def closed_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture
+def taken_port() -> Iterator[int]:
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+        yield int(server.getsockname()[1])
+
+
+def findings(config: Path) -> dict[str, Finding]:
+    return {finding.check: finding for finding in examine(config, with_models=False)}
+
+
+def test_a_fresh_installation_fails_nowhere(config: Path) -> None:
+    found = findings(config)
+    assert {finding.grade for finding in found.values()} <= {Grade.OK, Grade.WARN}
+    assert set(found) >= {"settings", "disk", "record", "broker", "listener", "decoders", "gpu"}
+
+
+def test_it_says_that_nobody_gets_the_results(config: Path) -> None:
+    assert findings(config)["routes"].grade is Grade.WARN
+    assert "[peers." in findings(config)["routes"].remedy
+
+
+def test_wrong_settings_are_all_it_can_tell(tmp_path: Path) -> None:
+    (only,) = examine(write(tmp_path, "dicom_prot = 5"))
+    assert (only.check, only.grade) == ("settings", Grade.FAIL)
+    assert "dicom_prot" in only.detail
+
+
+def test_a_port_that_another_program_uses(tmp_path: Path, taken_port: int) -> None:
+    found = findings(write(tmp_path, "", taken_port))["listener"]
+    assert found.grade is Grade.FAIL
+    assert str(taken_port) in found.detail
+    assert found.remedy
+
+
+# pynetdicom leaves the socket of a refused connection to the garbage collector.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_peer_that_is_away(tmp_path: Path) -> None:
+    config = write(tmp_path, f'[peers.pacs]\nae_title = "PACS"\nhost = "127.0.0.1"\nport = {closed_port()}')
+    found = findings(config)["peer pacs"]
+    assert found.grade is Grade.FAIL
+    assert "cannot be reached" in found.detail
+    assert found.remedy
+
+
+def test_a_broker_that_is_away(tmp_path: Path) -> None:
+    found = findings(write(tmp_path, "").with_name("radnode.toml"))
+    assert found["broker"].grade is Grade.OK
+    away = tmp_path / "away"
+    away.mkdir()
+    config = away / "radnode.toml"
+    config.write_text(f'data_dir = "{away / "data"}"\nbroker_url = "redis://127.0.0.1:{closed_port()}"\n')
+    assert findings(config)["broker"].grade is Grade.FAIL
+
+
+def test_a_record_of_another_release(tmp_path: Path) -> None:
+    path = tmp_path / "record.db"
+    record = Record(f"sqlite:///{path}")
+    with record.write() as session:
+        session.connection().exec_driver_sql("CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL)")
+        session.connection().exec_driver_sql("INSERT INTO alembic_version VALUES ('0000')")
+    record.close()
+    config = tmp_path / "radnode.toml"
+    config.write_text(f'data_dir = "{tmp_path / "data"}"\ndatabase_url = "sqlite:///{path}"\n')
+    found = findings(config)["record"]
+    assert found.grade is Grade.FAIL
+    assert "radnode db upgrade" in found.remedy
+
+
+def test_a_full_disk(tmp_path: Path) -> None:
+    found = findings(write(tmp_path, f"[limits]\nmin_free_bytes = {10**18}"))["disk"]
+    assert found.grade is Grade.FAIL
+    assert found.remedy
+
+
+def test_open_doors_are_pointed_out(tmp_path: Path) -> None:
+    found = findings(write(tmp_path, "[access]\nallow_plain_beyond_loopback = true"))["access"]
+    assert found.grade is Grade.WARN
