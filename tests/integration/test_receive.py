@@ -84,7 +84,7 @@ def running(folder: Path, more: str = "") -> Iterator[Listener]:
     )
     settings = load(config)
     process = subprocess.Popen(
-        [sys.executable, str(ROOT / "tests/support/listener_process.py"), str(config)],
+        [sys.executable, "-m", "tests.support.listener_process", str(config)],
         cwd=ROOT,
         env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"},
         stdout=subprocess.PIPE,
