@@ -58,15 +58,21 @@ ROUTE_EXAMPLE: dict[str, Any] = {
 FIGURES = {"auroc": "AUROC", "sensitivity": "sensitivity", "specificity": "specificity", "brier": "Brier score"}
 
 STATUS_MEANINGS = {
-    Status.SUCCESS: ("C-STORE, N-EVENT-REPORT", "Durable on disk and in the record; also for an object already held."),
+    Status.SUCCESS: (
+        "C-STORE, N-EVENT-REPORT",
+        "Durable and recorded. Also for an object already held, and for another one under its UID, which is set aside.",
+    ),
     Status.PROCESSING_FAILURE: (
         "N-EVENT-REPORT",
         "The commitment report could not be read, or could not be written down now.",
     ),
     Status.NO_SUCH_INSTANCE: ("N-EVENT-REPORT", "The report names a transaction this node never asked for."),
     Status.INVALID_INSTANCE: ("C-STORE", "The SOP Instance UID is empty or no UID."),
-    Status.CLASS_NOT_SUPPORTED: ("C-STORE", "The data set's class is not the one negotiated for its context."),
-    Status.NOT_AUTHORISED: ("C-STORE", "The sender may not do this."),
+    Status.CLASS_NOT_SUPPORTED: (
+        "C-STORE",
+        "The command's SOP class is not the one negotiated for its presentation context.",
+    ),
+    Status.NOT_AUTHORISED: ("C-STORE", "Not answered in this release: who may not send gets no association."),
     Status.OUT_OF_RESOURCES: (
         "C-STORE",
         "Disk below `limits.min_free_bytes`, or no record: try again.",
