@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -47,8 +48,7 @@ Outcome = Callable[[Dataset], list[SourceResult]]
 
 def beside(made: Dataset) -> Dataset:
     """A second image of the same study."""
-    other = Dataset()
-    other.update(made)
+    other = deepcopy(made)
     other.SOPInstanceUID = derive("beside", str(made.SOPInstanceUID))
     return other
 

@@ -148,6 +148,25 @@ def test_a_revision_names_what_it_supersedes() -> None:
     assert study.ReferencedSeriesSequence[0].ReferencedSOPSequence[0].ReferencedSOPInstanceUID == "2.25.1"
 
 
+def test_every_instance_the_tree_names_is_listed_as_evidence_and_no_other() -> None:
+    sources = [analysed(header(), ["pneumonia", "effusion"]), refused(lateral())]
+    results = build_results(sources, provenance())
+    report = read(results[0].data)
+
+    def named(items: list[Dataset]) -> set[str]:
+        here = {r.ReferencedSOPInstanceUID for item in items for r in item.get("ReferencedSOPSequence") or []}
+        return here.union(*(named(item.get("ContentSequence") or []) for item in items))
+
+    listed = {
+        instance.ReferencedSOPInstanceUID
+        for study in report.CurrentRequestedProcedureEvidenceSequence
+        for series in study.ReferencedSeriesSequence
+        for instance in series.ReferencedSOPSequence
+    }
+    pictures = {result.ref.sop_instance_uid for result in results[1:]}
+    assert named(report.ContentSequence) == listed == {"1.2.3.4.1", "1.2.3.4.9", *pictures}
+
+
 def test_private_label_codes_are_introduced() -> None:
     report = read(build_results([analysed(header(), ["pleural_thickening"])], provenance())[0].data)
     assert report.CodingSchemeIdentificationSequence[0].CodingSchemeDesignator == "99NODE"

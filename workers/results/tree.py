@@ -70,9 +70,16 @@ class Part:
         return [self.result.frame] if self.source.frames > 1 else None
 
 
+def empty_tree() -> ContainerContentItem:
+    """The root container alone."""
+    root = ContainerContentItem(codes.REPORT, is_content_continuous=False, template_id="1500")
+    root.ContentSequence = ContentSequence()
+    return root
+
+
 def content_tree(parts: Sequence[Part], provenance: Provenance, unicode: bool) -> ContainerContentItem:
     """The root container of a report about all sources of a job."""
-    root = ContainerContentItem(codes.REPORT, is_content_continuous=False, template_id="1500")
+    root = empty_tree()
     children = ContentSequence()
     children.extend(LanguageOfContentItemAndDescendants(CodedConcept.from_code(codes.ENGLISH)))
     children.extend(_observer(provenance, unicode))
