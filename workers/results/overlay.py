@@ -22,7 +22,7 @@ _BAND = 104
 _MARGIN = 24
 _BACKGROUND, _TEXT, _FAINT, _WARNING = (16, 16, 20), (240, 240, 240), (178, 182, 190), (255, 186, 66)
 _BAR = (232, 20)
-WARNING = "AI - unverified - not for clinical use"
+WARNING = "AI \u2013 unverified \u2013 not for clinical use"
 MEANING = "Grad-CAM: where the model looked, not a lesion outline"
 
 Box = tuple[int, int, int, int]
