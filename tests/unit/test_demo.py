@@ -25,6 +25,7 @@ from workers.demo import wrap
 from workers.demo.cli import DATA
 from workers.demo.node import Node, forget_user_settings, free_ports
 from workers.demo.orthanc import find_orthanc
+from workers.demo.outputs import make_room
 from workers.demo.pacs import Address, DemoError, SamplePacs
 from workers.demo.process import Process
 from workers.demo.watch import View, failed, finished, steps
@@ -303,6 +304,24 @@ def test_it_tells_what_happened_to_each_image() -> None:
     assert "first: pneumonia present, probability 0.900 (threshold 0.5)" in lines
     assert "second: structured report confirmed by the PACS (storage commitment)" in lines
     assert len(lines) == len(set(lines))
+
+
+# --- what it leaves ------------------------------------------------------------------------------------------------
+
+
+def test_results_of_an_earlier_run_go_and_nothing_else_does(tmp_path: Path) -> None:
+    own = ["result.json", "sr.dcm", "sc.png", "sr-1.html", "sc-2-2.dcm"]
+    others = ["notes.txt", "sr-old.dcm", "screenshot.png"]
+    for name in [*own, *others]:
+        (tmp_path / name).touch()
+    make_room(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(others)
+
+
+def test_a_folder_that_cannot_be_written_is_said_so_before_anything_starts(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(DemoError, match="--out"):
+        make_room(tmp_path / "file" / "out")
 
 
 # --- standing alone -----------------------------------------------------------------------------------------------

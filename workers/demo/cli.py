@@ -58,10 +58,13 @@ class Teller:
         return time.monotonic() - self.started
 
     def step(self, text: str) -> None:
-        self.console.print(f"[bold]{self.elapsed_s:6.1f} s  {text}[/bold]")
+        self.console.print(f"{self.elapsed_s:6.1f} s  {text}", style="bold", markup=False, soft_wrap=True)
 
     def detail(self, text: str) -> None:
-        self.console.print(f"{self.elapsed_s:6.1f} s    {text}", markup=False)
+        self.console.print(f"{self.elapsed_s:6.1f} s    {text}", markup=False, soft_wrap=True)
+
+    def plain(self, text: str) -> None:
+        self.console.print(text, markup=False, soft_wrap=True)
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -76,20 +79,21 @@ def demo(out: Out = Path("demo-out"), keep: Keep = False, sample_pacs: Sample = 
     """Show the whole way of a chest radiograph on this machine: PACS, node, report and Grad-CAM image, PACS."""
     forget_user_settings()
     teller = Teller()
-    teller.console.print(f"radnode demo. {outputs.NOTICE}")
+    teller.plain(f"radnode demo. {outputs.NOTICE}")
     _raise_on_signals()
     try:
         with _temporary_folder(keep, teller) as folder:
             _run(folder, out, keep, sample_pacs, teller)
     except DemoError as error:
-        teller.console.print(f"[red]The demo failed:[/red] {error}", markup=True)
+        teller.plain(f"The demo failed: {error}")
         raise typer.Exit(1) from error
     except _Interrupted as interrupted:
-        teller.console.print("Stopped.")
+        teller.plain("Stopped.")
         raise typer.Exit(EXIT_INTERRUPTED) from interrupted
 
 
 def _run(folder: Path, out: Path, keep: bool, sample_pacs: bool, teller: Teller) -> None:
+    outputs.make_room(out)
     with teller.stage("model"):
         bundle = _prepare_model(teller)
     pacs_port, http_port, node_port, web_port = free_ports(4)
@@ -181,8 +185,8 @@ def _summary(outcomes: list[Outcome], first: Outcome | None, out: Path, teller: 
         )
     teller.console.print(table)
     shown = f"; {out}/sc.png and {out}/sr.html show {first.sent.name}" if first else ""
-    teller.console.print(f"Everything is in {out}/ (result.json){shown}.", markup=False)
-    teller.console.print(outputs.NOTICE)
+    teller.plain(f"Everything is in {out}/ (result.json){shown}.")
+    teller.plain(outputs.NOTICE)
 
 
 @contextmanager
@@ -192,7 +196,7 @@ def _temporary_folder(keep: bool, teller: Teller) -> Iterator[Path]:
         yield folder
     finally:
         if keep:
-            teller.console.print(f"The data stay in {folder}", markup=False)
+            teller.plain(f"The data stay in {folder}")
         else:
             shutil.rmtree(folder)
 

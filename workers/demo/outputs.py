@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -20,6 +21,7 @@ from workers.demo.watch import Row, View
 from workers.results import readable_html
 
 NOTICE = "Research use. Not a medical device; every result is preliminary and unverified."
+_OWN_FILE = re.compile(r"result\.json|(sr|sc)(-\d+){0,2}\.(dcm|html|png)")
 _READABLE = {"sr": "html", "sc": "png"}
 
 
@@ -60,12 +62,22 @@ class Outcome:
         return any(finding["presence"] == "present" for finding in self.said.get("findings", []))
 
 
+def make_room(out: Path) -> None:
+    """Make the folder, and remove what an earlier run of the demo left in it, and nothing else. Raises DemoError."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        for path in out.iterdir():
+            if _OWN_FILE.fullmatch(path.name):
+                path.unlink()
+    except OSError as error:
+        raise DemoError(f"{out} cannot be written ({error.strerror}); name another folder with --out") from error
+
+
 def collect(view: View, images: Sequence[Sent], pacs: Pacs, out: Path) -> list[Outcome]:
     """Fetch every confirmed result out of the PACS and write it to `out`.
 
     Raises DemoError where an object is not there, is unreadable or lies in another study than its image.
     """
-    out.mkdir(parents=True, exist_ok=True)
     outcomes = []
     for number, image in enumerate(images, 1):
         job = view.job_of(image.sop_instance_uid)
