@@ -127,7 +127,8 @@ class Finding:
     """What the model says of one label.
 
     logit: raw output. probability: calibrated, in [0, 1]. threshold: the operating point, on the same scale as
-    ``probability``. ``calibrated`` is False where the bundle has no calibration and the probability is a bare sigmoid.
+    ``probability``. ``calibrated`` is False where the bundle has no calibration and the probability is a bare sigmoid
+    or softmax.
     """
 
     key: str

@@ -9,9 +9,13 @@
     |   |-- BundleFileError          a listed file is missing, or a file is there that the manifest does not list
     |   |-- DigestError              a file's SHA-256 is not the one in the manifest
     |   |-- ArchitectureError        the architecture is not on the allow-list, or the weights do not fit it
-    |   `-- GoldenError              the model answers the bundle's own test inputs differently
+    |   |-- GoldenError              the model answers the bundle's own test inputs differently
+    |   |-- SignatureError           unsigned, signed by nobody trusted here, or not the bytes that were signed
+    |   `-- ArchiveError             the zip is not one this release would write; nothing of it is used
+    |-- SigningKeyError              a key file cannot be used
     |-- PreprocessError              this image cannot become this model's input; the next one may
     |-- NoReadingError               the model gave no usable numbers for this image
+    |   `-- NotInDistribution        the image is unlike those the model was made for
     `-- RuntimeUnavailable           the machine lacks something for now (runtime, cache folder); retriable
 """
 
@@ -54,12 +58,28 @@ class GoldenError(BundleError):
     """The model's answers to its golden inputs differ from the recorded ones."""
 
 
+class SignatureError(BundleError):
+    """Nobody trusted here vouches for these very bytes."""
+
+
+class ArchiveError(BundleError):
+    """A bundle's zip holds something that no bundle holds, or is larger than one may be."""
+
+
+class SigningKeyError(ModelError):
+    """A file is no Ed25519 key of the kind asked for, or cannot be read with this passphrase."""
+
+
 class PreprocessError(ModelError):
     """The image cannot become the model's input. The message is for people and holds nothing of the patient."""
 
 
 class NoReadingError(ModelError):
     """The model ran, but its output is not a number; nothing may be reported from it."""
+
+
+class NotInDistribution(NoReadingError):
+    """The image lies further from the training images than the bundle allows; what the model says of it is unknown."""
 
 
 class RuntimeUnavailable(ModelError):

@@ -62,7 +62,7 @@ class Architecture(Part):
 
 class BundleFile(Part):
     path: Annotated[str, AfterValidator(_inside)]
-    role: Literal["weights", "golden", "card", "notice", "report"]
+    role: Literal["weights", "golden", "card", "notice", "report", "ood"]
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
@@ -104,8 +104,18 @@ class Platt(Part):
 
 
 class Calibration(Part):
-    method: Literal["platt"]
-    labels: dict[str, Platt]
+    """platt: slope and intercept of each label (Platt 1999). temperature: one divisor of all logits (Guo 2017)."""
+
+    method: Literal["platt", "temperature"]
+    labels: dict[str, Platt] = {}
+    temperature: Annotated[float, Field(gt=0)] | None = None
+
+    @model_validator(mode="after")
+    def _has_its_own_parameters(self) -> Calibration:
+        given = (bool(self.labels), self.temperature is not None)
+        if given != ((True, False) if self.method == "platt" else (False, True)):
+            raise ValueError("platt needs labels and no temperature, temperature needs a temperature and no labels")
+        return self
 
 
 class Figure(Part):
@@ -140,13 +150,34 @@ class ExplanationRules(Part):
     grid: tuple[Side, Side]
 
 
+class OutOfDistribution(Part):
+    """When an image counts as unlike the training images; see `models.gate`. The arrays are the file with role ood.
+
+    quantile: the share of held-out images of the training's own kind that lie within ``threshold``.
+    """
+
+    method: Literal["mahalanobis"]
+    threshold: float = Field(gt=0)
+    quantile: Probability
+
+
+class Change(Part):
+    """What one version changed."""
+
+    version: Annotated[str, Field(pattern=r"^\d+\.\d+\.\d+$")]
+    text: str = Field(min_length=1)
+
+
 class Runtime(Part):
     cpu: Literal["litert", "keras"] = "litert"
     gpu: Literal["keras"] = "keras"
 
 
 class Manifest(Part):
-    """The whole of `model.json`. Unknown keys are refused."""
+    """The whole of `model.json`. Unknown keys are refused.
+
+    exclusive: exactly one label holds for an image, so that their probabilities add up to one (softmax).
+    """
 
     schema_: Literal["radnode.bundle/1"] = Field(alias="schema")
     id: Annotated[str, Field(pattern=r"^[a-z0-9-]{1,64}$")]
@@ -158,13 +189,18 @@ class Manifest(Part):
     intended_use: str
     regulatory_status: str
     limits: tuple[str, ...]
+    contraindications: tuple[str, ...] = ()
+    references: tuple[str, ...] = ()
+    changelog: tuple[Change, ...] = ()
     architecture: Architecture
     files: tuple[BundleFile, ...]
     labels: tuple[Label, ...]
+    exclusive: bool = False
     admission: AdmissionRules
     preprocessing: Steps
     calibration: Calibration | None
     operating_points: tuple[OperatingPoint, ...]
+    ood: OutOfDistribution | None = None
     explanation: ExplanationRules
     runtime: Runtime = Runtime()
     training: dict[str, Any]
@@ -177,8 +213,13 @@ class Manifest(Part):
             raise ValueError("the labels must be distinct, and as many as the network has outputs")
         if sorted(point.label for point in self.operating_points) != sorted(keys):
             raise ValueError("every label needs exactly one operating point")
-        if self.calibration is not None and set(self.calibration.labels) != set(keys):
-            raise ValueError("the calibration must name every label")
+        if self.calibration is not None and self.calibration.method == "platt":
+            if set(self.calibration.labels) != set(keys):
+                raise ValueError("the calibration must name every label")
+            if self.exclusive:
+                raise ValueError("exclusive labels share one softmax, which a temperature calibrates, not platt")
+        if self.exclusive and len(keys) < 2:
+            raise ValueError("exclusive labels are at least two")
         if self.architecture.head == "other" and self.runtime.cpu != "keras":
             raise ValueError("a head that is not gap_dense needs the keras runtime, for its gradient")
         return self
@@ -188,6 +229,8 @@ class Manifest(Part):
         roles, paths = [entry.role for entry in self.files], [entry.path for entry in self.files]
         if roles.count("weights") != 1 or roles.count("golden") != 1:
             raise ValueError("the files must hold exactly one with role weights and one with role golden")
+        if roles.count("ood") != (0 if self.ood is None else 1):
+            raise ValueError("a file with role ood and the section ood come together, one each")
         if len(set(paths)) != len(paths) or MANIFEST in paths:
             raise ValueError(f"every file is listed once, and {MANIFEST} is not")
         return self
@@ -218,12 +261,16 @@ def read_manifest(folder: Path) -> tuple[Manifest, str]:
         raw = (folder / MANIFEST).read_bytes()
     except OSError as error:
         raise ManifestError(f"bundle {folder.name} has no readable {MANIFEST}") from error
+    return parse_manifest(raw, folder.name), hashlib.sha256(raw).hexdigest()
+
+
+def parse_manifest(raw: bytes, name: str) -> Manifest:
+    """The manifest in these bytes; ``name`` is what messages call the bundle. Raises ManifestError."""
     try:
-        manifest = Manifest.model_validate_json(raw)
+        return Manifest.model_validate_json(raw)
     except ValidationError as error:
         problems = "; ".join(f"{'.'.join(map(str, e['loc'])) or MANIFEST}: {e['msg']}" for e in error.errors())
-        raise ManifestError(f"bundle {folder.name}: {problems}") from error
-    return manifest, hashlib.sha256(raw).hexdigest()
+        raise ManifestError(f"bundle {name}: {problems}") from error
 
 
 def json_schema() -> str:

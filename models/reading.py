@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from models import explain
-from models.calibration import presence, probability
+from models.calibration import presence, probabilities
 from models.contracts import CodedConcept, Explanation, Finding, FloatArray, GreyImage, Presence, Reading
 from models.errors import NoReadingError
+from models.gate import require_in_distribution
 from models.manifest import Code, Label
 from models.preprocess import prepare
 from models.registry import Bundle
@@ -18,15 +19,20 @@ def read_image(bundle: Bundle, runner: Runner, image: GreyImage) -> Reading:
     """All findings of one image; maps only for labels above their operating point.
 
     Raises PreprocessError where the image cannot become the model's input, NoReadingError where the network gives no
-    finite number.
+    finite number, NotInDistribution where the image is unlike those the model was made for.
     """
     prepared = prepare(bundle.manifest.preprocessing, image)
     forward = runner.run(prepared.input.array[np.newaxis])
     if not (np.isfinite(forward.logits).all() and np.isfinite(forward.features).all()):
         raise NoReadingError(f"model {bundle.manifest.id} gave no finite number for this image")
+    require_in_distribution(bundle, forward.features)
+    manifest, logits = bundle.manifest, [float(logit) for logit in forward.logits[0]]
+    values = probabilities(
+        manifest.calibration, [label.key for label in manifest.labels], logits, exclusive=manifest.exclusive
+    )
     findings = tuple(
-        _finding(bundle, label, float(logit))
-        for label, logit in zip(bundle.manifest.labels, forward.logits[0], strict=True)
+        _finding(bundle, label, logit, value)
+        for label, logit, value in zip(manifest.labels, logits, values, strict=True)
     )
     maps = _maps(forward, runner.head)
     explanations: tuple[Explanation, ...] = tuple(
@@ -45,9 +51,8 @@ def _maps(forward: Forward, head: FloatArray | None) -> FloatArray:
     return explain.closed_form_maps(forward.features[0], head)
 
 
-def _finding(bundle: Bundle, label: Label, logit: float) -> Finding:
+def _finding(bundle: Bundle, label: Label, logit: float, value: float) -> Finding:
     point = next(p for p in bundle.manifest.operating_points if p.label == label.key)
-    value = probability(bundle.manifest.calibration, label.key, logit)
     return Finding(
         key=label.key,
         display=label.display,

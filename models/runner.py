@@ -15,6 +15,7 @@ import numpy as np
 
 from models.contracts import FloatArray
 from models.errors import ArchitectureError, GoldenError, RuntimeUnavailable
+from models.gate import require_fit
 from models.registry import Bundle
 
 GOLDEN_TOLERANCE = 1e-3
@@ -78,13 +79,20 @@ def _runner(bundle: Bundle, accelerator: Accelerator) -> Runner:
 
 
 def check_golden(bundle: Bundle, runner: Runner) -> float:
-    """The largest difference to the bundle's own logits. Raises GoldenError where it exceeds GOLDEN_TOLERANCE."""
+    """The largest difference to the bundle's own logits.
+
+    Raises GoldenError where it exceeds GOLDEN_TOLERANCE, ArchitectureError where the bundle's gate does not fit.
+    """
     try:
         with np.load(bundle.golden, allow_pickle=False) as golden:
             inputs, expected = golden["inputs"].astype(np.float32), golden["logits"]
     except (KeyError, ValueError, OSError) as error:
         raise GoldenError(f"bundle {bundle.manifest.id} has no readable test vectors; install it again") from error
-    got = np.concatenate([runner.run(one[np.newaxis]).logits for one in inputs])
+    if not len(inputs) or inputs.shape[1:] != bundle.manifest.architecture.input_shape:
+        raise GoldenError(f"bundle {bundle.manifest.id} has no test vectors of its input's shape")
+    passes = [runner.run(one[np.newaxis]) for one in inputs]
+    require_fit(bundle, passes[0].features)
+    got = np.concatenate([one.logits for one in passes])
     if got.shape != expected.shape:
         raise GoldenError(f"bundle {bundle.manifest.id} answers in shape {got.shape}, not {expected.shape}")
     worst = float(np.abs(got - expected).max())

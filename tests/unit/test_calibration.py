@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from models.calibration import presence, probability
+from models.calibration import presence, probabilities, probability
 from models.contracts import Presence
 from models.manifest import Calibration, Figure, OperatingPoint, Platt
 
@@ -41,3 +41,33 @@ def test_the_operating_point_decides_what_is_said(value: float, said: Presence) 
 def test_without_a_grey_band_there_are_two_answers() -> None:
     point = OperatingPoint(label="pneumonia", name="x", threshold=0.5, sensitivity=RATE, specificity=RATE)
     assert presence(point, 0.499) is Presence.ABSENT
+
+
+def test_exclusive_labels_share_one_probability() -> None:
+    bare = probabilities(None, ["a", "b", "c"], [2.0, 1.0, -1e4], exclusive=True)
+    assert sum(bare) == pytest.approx(1.0)
+    assert bare == pytest.approx((1 / (1 + math.exp(-1)), 1 / (1 + math.exp(1)), 0.0))
+    cooled = Calibration(method="temperature", temperature=2.0)
+    assert probabilities(cooled, ["a", "b"], [3.0, 1.0], exclusive=True)[0] == pytest.approx(1 / (1 + math.exp(-1)))
+
+
+def test_a_temperature_divides_every_logit_of_labels_that_stand_alone() -> None:
+    warmed = Calibration(method="temperature", temperature=0.5)
+    assert probabilities(warmed, ["a", "b"], [1.0, -1.0]) == pytest.approx(
+        (1 / (1 + math.exp(-2)), 1 / (1 + math.exp(2)))
+    )
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {"method": "platt"},
+        {"method": "platt", "temperature": 1.0},
+        {"method": "temperature"},
+        {"method": "temperature", "temperature": 0.0},
+        {"method": "temperature", "temperature": 1.0, "labels": {"a": {"slope": 1.0, "intercept": 0.0}}},
+    ],
+)
+def test_a_calibration_has_the_parameters_of_its_method(parameters: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match="temperature"):
+        Calibration.model_validate(parameters)

@@ -94,12 +94,31 @@ def test_files_outside_the_bundle_are_refused(folder: Path, path: str) -> None:
         lambda m: m.update(schema="radnode.bundle/2"),
         lambda m: m.pop("licence"),
         lambda m: m["labels"][0]["code"].update(value="1" * 17),
+        lambda m: m.update(exclusive=True),
+        lambda m: m.update(calibration={"method": "temperature"}),
+        lambda m: m.update(ood={"method": "mahalanobis", "threshold": 30.0, "quantile": 0.99}),
+        lambda m: m.update(changelog=[{"version": "one", "text": "first"}]),
     ],
 )
 def test_manifests_that_contradict_themselves_are_refused(folder: Path, change: Change) -> None:
     rewrite(folder, change)
     with pytest.raises(ManifestError):
         load_bundle(folder)
+
+
+def test_what_a_manifest_may_say_besides(folder: Path) -> None:
+    added = {
+        "exclusive": True,
+        "calibration": {"method": "temperature", "temperature": 1.5},
+        "contraindications": ["children"],
+        "references": ["a paper"],
+        "changelog": [{"version": "1.0.0", "text": "first"}],
+    }
+    rewrite(folder, lambda m: m.update(added))
+    manifest = load_bundle(folder).manifest
+    assert manifest.exclusive
+    assert manifest.changelog[0].text == "first"
+    jsonschema.Draft202012Validator(json.loads(json_schema())).validate(bundles.document(folder) | added)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", "\udcff"])
