@@ -13,7 +13,9 @@ import keras
 import numpy as np
 from keras import layers
 
-from models.errors import BundleError
+from models.backbones.flat import with_head
+from models.backbones.weights import read_arrays, start_from
+from models.errors import ArchitectureError
 
 # (expansion, channels, repeats, first stride, kernel) of each stage.
 _STAGES = (
@@ -27,7 +29,6 @@ _STAGES = (
 )
 _EPSILON = 1e-3
 FEATURES = "top_activation"
-HEAD = "logits"
 
 
 def build(input_shape: tuple[int, int, int], outputs: int, dropout: float = 0.3) -> keras.Model:
@@ -49,18 +50,32 @@ def build(input_shape: tuple[int, int, int], outputs: int, dropout: float = 0.3)
     x = layers.Conv2D(1280, 1, use_bias=False, name="top_conv")(x)
     x = layers.BatchNormalization(epsilon=_EPSILON, name="top_bn")(x)
     features = layers.ReLU(6.0, name=FEATURES)(x)
-    pooled = layers.GlobalAveragePooling2D(name="pool")(features)
-    pooled = layers.Dropout(dropout, name="dropout")(pooled)
-    logits = layers.Dense(outputs, dtype="float32", name=HEAD)(pooled)
-    return keras.Model(image, [features, logits], name="efficientnet_lite0")
+    return with_head(image, features, outputs, dropout, "efficientnet_lite0")
 
 
-def load_imagenet(model: keras.Model, path: Path) -> None:
+def load_imagenet(model: keras.Model, path: Path, sha256: str | None = None) -> None:
     """Fill the body from the ImageNet arrays (see the weights' own README for names); the head stays as it is.
 
-    Raises BundleError when an array is missing or has another shape.
+    Raises DigestError where the file is another than ``sha256`` says, BundleError when it cannot be read, an array is
+    missing, or has another shape.
     """
-    with np.load(path, allow_pickle=False) as arrays:
+    _load(model, read_arrays(path, sha256))
+
+
+def start(model: keras.Model, path: Path, sha256: str | None = None) -> None:
+    """Fill the body from the ImageNet arrays or from weights that this package saved, whichever the file holds.
+
+    Raises as :func:`load_imagenet`.
+    """
+    arrays = read_arrays(path, sha256)
+    if "_conv_stem.weight" in arrays:
+        _load(model, arrays)
+    else:
+        start_from(model, path, sha256)
+
+
+def _load(model: keras.Model, arrays: Any) -> None:
+    try:
         _assign(model, "stem_conv", [arrays["_conv_stem.weight"]])
         _assign(model, "stem_bn", _batch_norm(arrays, "_bn0"))
         block = 0
@@ -70,6 +85,8 @@ def load_imagenet(model: keras.Model, path: Path) -> None:
                 block += 1
         _assign(model, "top_conv", [arrays["_conv_head.weight"]])
         _assign(model, "top_bn", _batch_norm(arrays, "_bn1"))
+    except KeyError as error:
+        raise ArchitectureError(f"the ImageNet weights lack {error.args[0]}") from error
 
 
 def _convolution(x: Any, filters: int, kernel: int, stride: int, name: str) -> Any:
@@ -111,5 +128,6 @@ def _batch_norm(arrays: Any, name: str) -> list[Any]:
 def _assign(model: keras.Model, layer: str, values: list[Any]) -> None:
     wanted = [tuple(v.shape) for v in model.get_layer(layer).weights]
     if wanted != [v.shape for v in values]:
-        raise BundleError(f"the ImageNet weights do not fit layer {layer}: {[v.shape for v in values]}, not {wanted}")
+        found = [v.shape for v in values]
+        raise ArchitectureError(f"the ImageNet weights do not fit layer {layer}: {found}, not {wanted}")
     model.get_layer(layer).set_weights([v.astype(np.float32) for v in values])
