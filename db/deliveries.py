@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from datetime import datetime, timedelta
 
-from sqlalchemy import and_, delete, or_, select, update
+from sqlalchemy import delete, or_, select, update
 from sqlalchemy.orm import Session
 
 from db import audit, outbox
@@ -132,8 +132,10 @@ def leave_unconfirmed(session: Session, delivery_ids: Iterable[int], reason: str
 def send_again(session: Session, delivery_id: int, reason: str, *, at: datetime) -> bool:
     """The peer says it does not hold what it answered Success for."""
     row = session.execute(select(Delivery.job_id, Delivery.destination).where(Delivery.id == delivery_id)).one_or_none()
-    if row is None or not move(
-        session, Delivery, [Delivery.id == delivery_id], D.SENT, D.PENDING, reason=reason, next_attempt_at=at
+    where, values = [Delivery.id == delivery_id], {"reason": reason, "next_attempt_at": at}
+    if row is None or not (
+        move(session, Delivery, where, D.SENT, D.PENDING, **values)
+        or move(session, Delivery, where, D.UNCONFIRMED, D.PENDING, **values)
     ):
         return False
     outbox.announce(session, outbox.TOPIC_DELIVER, f"{row[0]}:{row[1]}", at=at)
@@ -161,14 +163,21 @@ def retry(session: Session, *, actor: str, destination: str | None = None, job_i
 def sweep(session: Session, now: datetime, *, grace_s: float, limit: int = 500) -> int:
     """Announce again deliveries that are overdue: their message was lost or their sender died."""
     overdue = now - timedelta(seconds=grace_s)
+    # As PENDING they are announced once per grace, not at every sweep for as long as no sender runs.
+    move(
+        session,
+        Delivery,
+        [Delivery.lease_until < now],
+        D.SENDING,
+        D.PENDING,
+        reason="its sender stopped",
+        lease_owner="",
+        lease_until=None,
+        next_attempt_at=overdue - timedelta(seconds=1),
+    )
     due = (
         select(Delivery.job_id, Delivery.destination)
-        .where(
-            or_(
-                and_(Delivery.state == D.PENDING, Delivery.next_attempt_at < overdue),
-                and_(Delivery.state == D.SENDING, Delivery.lease_until < now),
-            )
-        )
+        .where(Delivery.state == D.PENDING, Delivery.next_attempt_at < overdue)
         .distinct()
         .limit(limit)
     )

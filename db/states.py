@@ -113,6 +113,7 @@ DELIVERY_TRANSITIONS = frozenset(
         (_D.SENT, _D.PENDING),
         (_D.SENT, _D.DEAD),
         (_D.UNCONFIRMED, _D.CONFIRMED),
+        (_D.UNCONFIRMED, _D.PENDING),  # a late report says that the peer does not hold it
         (_D.DEAD, _D.PENDING),
     }
 )
