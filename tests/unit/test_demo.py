@@ -17,6 +17,8 @@ from pynetdicom import evt
 from pynetdicom.ae import ApplicationEntity
 
 from db.domain import ResultRef
+from models.datasets.labels import read_labels
+from models.recipes.cxr_pneumonia import one_patient, select, split_rows
 from node import header, scu
 from node.commitment import COMMITMENT_CLASS, CommitmentReport, parse_report
 from node.routing import choose
@@ -63,6 +65,15 @@ def test_wrapping_a_picture_again_gives_the_shipped_bytes(picture: wrap.Picture,
     again = tmp_path / "again.dcm"
     wrap.wrap(picture, PICTURES / picture.file).save_as(again, enforce_file_format=True)
     assert again.read_bytes() == (DATA / f"{picture.name}.dcm").read_bytes()
+
+
+@pytest.mark.skipif(not PICTURES.is_dir(), reason="the published pictures are not on this machine")
+def test_no_picture_shows_a_patient_who_taught_the_model() -> None:
+    rows = read_labels(PICTURES / "labels.csv")
+    patients = {one_patient(row.patient) for row in rows if row.file in {picture.file for picture in wrap.PICTURES}}
+    split = split_rows(select(rows))
+    assert len(patients) == len(wrap.PICTURES)
+    assert patients.isdisjoint(row.patient for row in (*split.train, *split.validation))
 
 
 def test_images_say_that_they_are_demonstration_data_of_invented_patients() -> None:
