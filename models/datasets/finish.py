@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from models.datasets.options import Options
 from models.datasets.paths import shown
 from models.datasets.samples import (
     NEGATIVE,
@@ -20,7 +21,6 @@ from models.datasets.samples import (
     SampleSet,
     SharedTargets,
 )
-from models.datasets.options import Options
 from models.datasets.splits import official_overlaps
 from models.errors import DatasetError
 
@@ -200,7 +200,9 @@ def _leave_unlabelled_aside(draft: Draft) -> None:
 def _check_exclusive(draft: Draft) -> None:
     wrong = sum(sorted(sample.targets.values()) != _one_positive(len(draft.labels)) for sample in draft.samples)
     if wrong:
-        raise DatasetError(f"{draft.name}: {wrong} samples do not have exactly one positive label; it is no set of classes")
+        raise DatasetError(
+            f"{draft.name}: {wrong} samples do not have exactly one positive label; it is no set of classes"
+        )
 
 
 def _one_positive(labels: int) -> list[float]:

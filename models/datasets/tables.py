@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, cast
 
 from models.datasets.paths import shown
 from models.datasets.samples import Problems
@@ -121,8 +121,8 @@ def open_text(path: Path) -> Iterator[IO[str]]:
 @contextmanager
 def _opened(path: Path) -> Iterator[IO[bytes]]:
     if path.suffix == ".gz":
-        with gzip.open(path) as stream:
-            yield stream
+        with path.open("rb") as packed, gzip.open(packed) as stream:
+            yield cast(IO[bytes], stream)
     elif path.suffix == ".zip":
         with zipfile.ZipFile(path) as archive:
             members = [info for info in archive.infolist() if not info.is_dir()]

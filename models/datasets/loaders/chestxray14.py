@@ -131,7 +131,9 @@ def _boxes(path: Path | None, problems: Problems) -> dict[str, tuple[Box, ...]]:
     with open_table(path) as table:
         if [name.casefold() for name in table.header[:3]] != ["image index", "finding label", "bbox [x"]:
             has = ", ".join(map(shown, table.header))
-            raise DatasetError(f"{path.name} lacks the columns Image Index, Finding Label, Bbox [x,y,w,h]; it has {has}")
+            raise DatasetError(
+                f"{path.name} lacks the columns Image Index, Finding Label, Bbox [x,y,w,h]; it has {has}"
+            )
         for raw in table.rows:
             where = f"{path.name}, line {table.line()}"
             try:

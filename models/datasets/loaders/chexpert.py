@@ -1,8 +1,9 @@
-"""CheXpert (Irvin et al., AAAI 2019): `train.csv`, `valid.csv`, with 1, 0, -1 (uncertain) and blank for each finding."""
+"""CheXpert (Irvin et al., AAAI 2019): `train.csv`, `valid.csv`; a finding is 1, 0, -1 (uncertain) or blank."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -56,16 +57,14 @@ def load(options: Options) -> Draft:
     tables = {part: path for part in PARTS if (path := getattr(options, part)) is not None}
     if not tables:
         raise DatasetError("chexpert needs one of the options train, validation, test")
-    problems, shared, samples = Problems(), SharedTargets(FINDINGS), list[Sample]()
+    problems, samples = Problems(), list[Sample]()
     for part, path in tables.items():
-        _read(path, part, options, shared, problems, samples)
+        samples.extend(_read(path, part, options, problems))
     return Draft(_SOURCE, FINDINGS, False, samples, problems, len(samples) + len(problems.left_out))
 
 
-def _read(
-    path: Path, part: str, options: Options, shared: SharedTargets, problems: Problems, samples: list[Sample]
-) -> None:
-    prefix = options.prefix
+def _read(path: Path, part: str, options: Options, problems: Problems) -> Iterator[Sample]:
+    prefix, shared = options.prefix, SharedTargets(FINDINGS)
     with open_table(path) as table:
         for row in table.select(problems, (*REQUIRED, *FINDINGS), OPTIONAL):
             where = f"{path.name}, line {row.line}"
@@ -80,17 +79,15 @@ def _read(
                 continue
             if prefix is None:
                 prefix = _prefix(file, options.images)
-            samples.append(
-                Sample(
-                    file=file.removeprefix(prefix),
-                    patient=patient[1],
-                    source=options.source or _SOURCE,
-                    targets=shared.of_values(_target(cell, where, options.blank) for cell in findings),
-                    split=part,
-                    view=projection or plane,
-                    sex=values.sex(sex),
-                    age_years=age_of(age, where, problems),
-                )
+            yield Sample(
+                file=file.removeprefix(prefix),
+                patient=patient[1],
+                source=options.source or _SOURCE,
+                targets=shared.of_values(_target(cell, where, options.blank) for cell in findings),
+                split=part,
+                view=projection or plane,
+                sex=values.sex(sex),
+                age_years=age_of(age, where, problems),
             )
 
 

@@ -18,7 +18,9 @@ from models.errors import DatasetError
 CLASSES = frozenset(("normal", "pneumonia", "COVID-19", "positive", "negative"))
 FOLDERS = {"train": "train", "validation": "val", "test": "test"}
 # Longest patient first: a blank in a file's name is rarer than one in a patient's.
-_PATIENT_AND_FILE = re.compile(r"(?P<patient>\S.*) (?P<file>\S+\.(?:png|jpe?g|dcm|bmp|tiff?))", re.IGNORECASE | re.ASCII)
+_PATIENT_AND_FILE = re.compile(
+    r"(?P<patient>\S.*) (?P<file>\S+\.(?:png|jpe?g|dcm|bmp|tiff?))", re.IGNORECASE | re.ASCII
+)
 _TWICE = re.compile(r"(?P<patient>\S.*) (?P<file>(?P=patient)\.\w{3,4})", re.ASCII)
 _LONGEST_LINE = 2048
 

@@ -1,4 +1,4 @@
-"""MedMNIST v2 (Yang et al., Sci Data 2023): one .npz with images and labels of the official three parts, in two dimensions."""
+"""MedMNIST v2 (Yang et al., Sci Data 2023): one .npz with the images and labels of three official parts; 2D sets."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ NAMES: dict[str, tuple[str, ...]] = {
 
 
 class Options(options.Options):
-    """file: the archive; the images' folder is the one it lies in. names: of its labels, in the order of their numbers."""
+    """file: the archive; the images' folder is the one it lies in. names: of its labels, by their numbers."""
 
     file: Path
     names: tuple[str, ...] = ()
 
 
 def load(options: Options) -> Draft:
-    """Only labels are read. Raises DatasetError for an archive that is damaged, has other arrays, or three dimensions."""
+    """Only labels are read. Raises DatasetError for an archive that is damaged, has other arrays, or is of volumes."""
     problems, parts = Problems(), _labels(options.file)
     stem = options.file.stem.partition("_")[0]
     columns = {labels.shape[1] for labels in parts.values()}

@@ -69,7 +69,9 @@ def load(options: Options) -> Draft:
                 rows.append(Classed(sample, names - set(options.negative) if options.separator else names))
     seen = len(samples) + len(rows) + len(problems.left_out)
     if "patient" not in options.columns:
-        problems.note(name, "no column for patients; each image counts as a patient of its own", len(samples) + len(rows))
+        problems.note(
+            name, "no column for patients; each image counts as a patient of its own", len(samples) + len(rows)
+        )
     if options.label_columns:
         return Draft(name, tuple(options.label_columns), False, samples, problems, seen)
     return draft_of(name, rows, problems, seen, exclusive=not options.separator)
