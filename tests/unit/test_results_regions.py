@@ -11,6 +11,7 @@ from tests.support.result_samples import explained
 from workers.results.colours import COLOURS, OPACITY
 from workers.results.overlay import Caption, draw_overlay
 from workers.results.regions import attention_outline, whole_image
+from workers.results.sc import in_words
 
 
 def disc(rows: int, columns: int, centre: tuple[float, float], radius: float) -> np.ndarray:
@@ -101,3 +102,11 @@ def test_anatomy_is_untouched_where_the_model_did_not_look_and_by_any_text() -> 
     assert (anatomy[:, 512:] == 90).all()
     assert (anatomy[281, 192] != 90).any()
     assert (drawn[:104] == [255, 186, 66]).all(axis=2).any()
+
+
+@pytest.mark.parametrize(
+    ("probability", "words"),
+    [(0.5, "0.50"), (0.9949, "> 0.99"), (1.0, "> 0.99"), (0.99, "0.99"), (0.0, "< 0.01"), (0.0049, "< 0.01")],
+)
+def test_a_picture_never_claims_certainty(probability: float, words: str) -> None:
+    assert in_words(probability) == words

@@ -89,9 +89,16 @@ def _caption(finding: Finding, provenance: Provenance) -> Caption:
     at = f"operating point {finding.threshold:.2f} ({finding.operating_point})"
     return Caption(
         label=finding.display,
-        score=f"Probability {finding.probability:.2f} ({how}), {at}",
+        score=f"Probability {in_words(finding.probability)} ({how}), {at}",
         model=f"{model.name}, version {model.version}",
     )
+
+
+def in_words(probability: float) -> str:
+    """Two decimals, but never the certainty of 0.00 or 1.00."""
+    if probability > 0.99:
+        return "> 0.99"
+    return "< 0.01" if probability < 0.01 else f"{probability:.2f}"
 
 
 def _describe(image: Dataset, finding: Finding, provenance: Provenance, subject: Subject) -> None:
