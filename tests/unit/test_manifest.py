@@ -160,10 +160,3 @@ def test_show_gives_the_manifest_and_verify_refuses_a_changed_file(folder: Path)
     done = CliRunner().invoke(app, ["verify", "test-model", "--json", *store])
     assert done.exit_code == 1
     assert json.loads(done.stdout)["verified"] is False
-
-
-@pytest.mark.parametrize("command", ["install", "activate", "rollback"])
-def test_commands_of_a_later_release_say_so(command: str) -> None:
-    done = CliRunner().invoke(app, [command, "thing"])
-    assert done.exit_code == 3
-    assert "not in this release" in done.stderr
