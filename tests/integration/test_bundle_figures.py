@@ -69,6 +69,20 @@ def test_the_card_tells_the_figures_of_the_manifest(bundle: Bundle) -> None:
     assert "Not a medical device" in card
 
 
+def test_cross_validation_beats_the_frozen_network_in_either_source(bundle: Bundle) -> None:
+    validated = bundle.manifest.evaluation["cross_validation"]
+    for source, least in (("kermany224", 0.97), ("nih_cxr14", 0.86)):
+        figure = validated["sources"][source]["auroc"]["value"]
+        assert figure >= least, source
+        assert figure > validated["auroc_of_frozen_features"][source]["value"], source
+
+
+def test_the_operating_point_is_of_use_in_either_source(bundle: Bundle) -> None:
+    for source, found in bundle.manifest.evaluation["cross_validation"]["sources"].items():
+        assert found["sensitivity"]["value"] >= 0.7, source
+        assert found["specificity"]["value"] >= 0.7, source
+
+
 @needs_data
 def test_the_split_of_the_card_is_the_split_of_the_code(bundle: Bundle) -> None:
     from models.recipes.cxr_pneumonia import select, split_rows  # noqa: PLC0415 - imports TensorFlow
