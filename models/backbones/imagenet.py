@@ -111,7 +111,9 @@ def _is_normalisation(layer: str) -> bool:
 
 def _canonical(key: str) -> str:
     """Some families' layers were renamed between the making of their files and today: `Conv/BatchNorm` is `conv_bn`."""
-    return key.lower().replace("/", "_").replace("batchnorm", "bn").replace("depthwise_kernel", "kernel")
+    layer, variable = key.rsplit("/", 1)
+    variable = "kernel" if variable == "depthwise_kernel" else variable
+    return f"{layer}/{variable}".lower().replace("/", "_").replace("batchnorm", "bn")
 
 
 def _layers(stored: Any) -> Arrays:
