@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from datetime import datetime, timedelta
+from typing import Any
 
 from sqlalchemy import and_, or_, select, update
 from sqlalchemy.orm import Session
@@ -248,6 +249,13 @@ def park(session: Session, job_id: str, owner: str, *, reason: str) -> None:
     ):
         _fail_instances(session, job_id, f"its job is parked: {reason}")
         audit.note(session, "job_parked", actor=owner, subject=job_id, outcome="failure")
+
+
+def note_shadow(session: Session, job_id: str, shadow: dict[str, Any]) -> None:
+    """Keep, beside a finished job's own summary, what the version in the shadow said. Nothing else changes."""
+    job = session.get(Job, job_id, with_for_update=True)
+    if job is not None and job.state in (JobState.DONE, JobState.NOT_ANALYSED):
+        job.summary = {**job.summary, "shadow": shadow}
 
 
 def retry(session: Session, job_id: str, *, actor: str) -> bool:

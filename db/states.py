@@ -60,6 +60,14 @@ class RefusalKind(StrEnum):
     CONTEXT = "CONTEXT"  # the SOP class or transfer syntax was not accepted at negotiation
 
 
+class ModelState(StrEnum):
+    UPLOADED = "uploaded"  # unpacked and whole; its network has not yet answered the test vectors here
+    VALIDATED = "validated"  # it has, and waits for a person to use it
+    SHADOW = "shadow"  # reads along; what it says is kept and never sent
+    ACTIVE = "active"  # reads; one version of a model at most
+    RETIRED = "retired"  # no longer used; may come back by a roll-back
+
+
 class Scope(StrEnum):
     STUDY = "STUDY"
     INSTANCE = "INSTANCE"
@@ -121,10 +129,27 @@ DELIVERY_TRANSITIONS = frozenset(
 _C = CommitmentState
 COMMITMENT_TRANSITIONS = frozenset({(_C.ASKED, _C.ANSWERED), (_C.ASKED, _C.EXPIRED), (_C.EXPIRED, _C.ANSWERED)})
 
+_M = ModelState
+MODEL_TRANSITIONS = frozenset(
+    {
+        (_M.UPLOADED, _M.VALIDATED),
+        (_M.UPLOADED, _M.RETIRED),
+        (_M.VALIDATED, _M.SHADOW),
+        (_M.VALIDATED, _M.ACTIVE),
+        (_M.VALIDATED, _M.RETIRED),
+        (_M.SHADOW, _M.VALIDATED),  # another version takes its place in the shadow
+        (_M.SHADOW, _M.ACTIVE),
+        (_M.SHADOW, _M.RETIRED),
+        (_M.ACTIVE, _M.RETIRED),
+        (_M.RETIRED, _M.ACTIVE),
+    }
+)
+
 TRANSITIONS: dict[type[StrEnum], frozenset[tuple[StrEnum, StrEnum]]] = {
     StudyState: frozenset(STUDY_TRANSITIONS),
     InstanceState: frozenset(INSTANCE_TRANSITIONS),
     JobState: frozenset(JOB_TRANSITIONS),
     DeliveryState: frozenset(DELIVERY_TRANSITIONS),
     CommitmentState: frozenset(COMMITMENT_TRANSITIONS),
+    ModelState: frozenset(MODEL_TRANSITIONS),
 }

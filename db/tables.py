@@ -2,7 +2,8 @@
 
 Reading order: a *study* has *series* and *instances*; a *revision* is a set of instances judged complete for one
 route; a *job* is one model on one revision; a job has *results* (SR, SC), each with one *delivery* per destination.
-*outbox* rows become messages; *refusals* are what was not taken; *audit* is what happened.
+*outbox* rows become messages; *refusals* are what was not taken; *audit* is what happened. *model_versions* are the
+installed bundles and which of them reads.
 
 Columns that hold what a peer said about a patient end up in no log, message or file name.
 """
@@ -12,7 +13,19 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any, ClassVar
 
-from sqlalchemy import JSON, BigInteger, Enum, ForeignKey, Index, Integer, MetaData, String, Text, UniqueConstraint
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Enum,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Text,
+    UniqueConstraint,
+    text,
+)
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from db.states import (
@@ -21,6 +34,7 @@ from db.states import (
     DeliveryState,
     InstanceState,
     JobState,
+    ModelState,
     RefusalKind,
     Scope,
     StudyState,
@@ -54,6 +68,7 @@ class Base(DeclarativeBase):
         CommitmentState: _states(CommitmentState),
         CircuitState: _states(CircuitState),
         RefusalKind: _states(RefusalKind),
+        ModelState: _states(ModelState),
         Scope: _states(Scope),
     }
 
@@ -278,6 +293,42 @@ class Outbox(Base):
     available_at: Mapped[datetime]
     lease_owner: Mapped[str] = mapped_column(String(128), default="")
     attempts: Mapped[int] = mapped_column(default=0)
+
+
+class ModelVersion(Base):
+    __tablename__ = "model_versions"
+    __table_args__ = (
+        UniqueConstraint("model_id", "version"),
+        # The database itself refuses a second version that reads, or reads along.
+        *(
+            Index(
+                f"ix_model_versions_one_{state.value}",
+                "model_id",
+                unique=True,
+                sqlite_where=text(f"state = '{state.value}'"),
+                postgresql_where=text(f"state = '{state.value}'"),
+            )
+            for state in (ModelState.ACTIVE, ModelState.SHADOW)
+        ),
+    )
+
+    id: Mapped[int] = mapped_column(_KEY, primary_key=True)
+    model_id: Mapped[str] = mapped_column(String(64))
+    version: Mapped[str] = mapped_column(String(64))
+    digest: Mapped[str] = mapped_column(String(64), unique=True)
+    state: Mapped[ModelState]
+    reason: Mapped[str] = mapped_column(Text, default="")
+    # Relative to the data folder; named after the digest.
+    folder: Mapped[str] = mapped_column(Text)
+    archive_sha256: Mapped[str] = mapped_column(String(64))
+    # The id of the key that vouched for the zip; "" where nobody did.
+    signed_by: Mapped[str] = mapped_column(String(64), default="")
+    # Who changed it last.
+    actor: Mapped[str] = mapped_column(String(128))
+    installed_at: Mapped[datetime]
+    changed_at: Mapped[datetime]
+    # Whose place it took when it became active; a roll-back gives it back. None: whatever no record names.
+    previous_id: Mapped[int | None] = mapped_column(ForeignKey("model_versions.id"))
 
 
 class Audit(Base):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from models.errors import BundleError, ModelError, SigningKeyError
@@ -48,14 +49,17 @@ def list_models(*, models_dir: Folders = None, json_output: AsJson = False) -> N
     print_rows([folder_row(folder) for folder in candidates(models_dir or ())], json_output=json_output)
 
 
-def print_rows(rows: list[Row], *, json_output: bool) -> None:
+def print_rows(
+    rows: list[Row], *, json_output: bool, columns: Sequence[str] = ("id", "version", "name", "state")
+) -> None:
     """Rows as JSON or as a table; names the damaged ones and raises typer.Exit for them."""
     if json_output:
         typer.echo(json.dumps(rows, indent=2))
     elif rows:
-        table = Table("id", "version", "name", "state")
+        table = Table(*columns)
         for row in rows:
-            table.add_row(row["id"], row["version"], row["name"], row["state"])
+            # Names are others' words, as below.
+            table.add_row(*(escape(str(row[column])) for column in columns))
         _out.print(table)
     else:
         _out.print("There is no bundle.")

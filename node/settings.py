@@ -143,6 +143,11 @@ class Work(Section):
     soft_time_limit_s: int = Field(300, ge=1, description="Seconds after which a job is stopped and handed back.")
     hard_time_limit_s: int = Field(360, ge=1, description="Seconds after which its process is killed.")
     model_dirs: tuple[Path, ...] = Field((), description="More folders with model bundles.")
+    models_kept: int = Field(4, ge=1, description="Loaded models an inference process keeps in memory.")
+    trusted_keys: Path | None = Field(
+        None,
+        description="Folder of the public keys whose bundles may be installed; trusted-keys in data_dir by default.",
+    )
     max_decoded_bytes: int = Field(1024**3, ge=1024, description="Largest decoded image, in bytes.")
 
 
@@ -226,6 +231,10 @@ class Settings(BaseSettings):
     @property
     def record_url(self) -> str:
         return self.database_url or f"sqlite:///{(self.data_dir / 'radnode.db').resolve()}"
+
+    @property
+    def trusted_keys_dir(self) -> Path:
+        return self.work.trusted_keys or self.data_dir / "trusted-keys"
 
     @property
     def embedded_broker(self) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import random
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,14 +19,16 @@ import structlog
 from db import jobs
 from db.domain import ClaimedJob, InstanceOutcome, JobOutcome, NewResult
 from db.errors import LeaseLost, PermanentError, RadnodeError, RecordUnavailable, RetriableError, StorageFull
+from db.model_versions import ModelVersionView
 from db.session import Record
-from db.states import InstanceState
+from db.states import InstanceState, ModelState
 from models.contracts import ModelIdentity, Reading
+from models.errors import ModelError
 from node import storage
 from node.settings import Settings, config_digest
 from workers.analysis import Analysis, SourceInput, analyse, limits_for
 from workers.backoff import backoff_s
-from workers.loaded import LoadedModels
+from workers.loaded import Loaded, LoadedModels
 from workers.results import Provenance, ResultObject, build_results
 from workers.version import VERSION
 
@@ -88,7 +90,7 @@ def hand_back_unfinished(worker: Worker, job_id: str, reason: str) -> None:
 def _carry_out(worker: Worker, job: ClaimedJob) -> None:
     model = worker.models.get(job.model)
     with _heartbeat(worker, job) as beat:
-        analysis = _analyse(worker, job, beat)
+        analysis = _analyse(worker, job, model, beat.check)
         provenance = provenance_of(worker.settings, job, model.bundle.identity)
         results = tuple(_store(worker.settings, result) for result in build_results(analysis.sources, provenance))
     names, notes = destinations_of(worker.settings, job)
@@ -105,14 +107,46 @@ def _carry_out(worker: Worker, job: ClaimedJob) -> None:
     with worker.record.write() as session:
         jobs.finish(session, job.id, worker.owner, outcome)
     log.info("job_finished", analysed=analysis.analysed, results=len(results), destinations=len(names))
+    _read_in_shadow(worker, job)
 
 
-def _analyse(worker: Worker, job: ClaimedJob, beat: _Beat) -> Analysis:
+def _read_in_shadow(worker: Worker, job: ClaimedJob) -> None:
+    """Have the version in the shadow, where there is one, read the same images; keep what it says, and send nothing.
+
+    The job is over and its results are on their way, so whatever happens here harms neither.
+    """
+    try:
+        candidate = worker.models.version_in(ModelState.SHADOW, job.model)
+        if candidate is None:
+            return
+        said = {"version": candidate.version, "digest": candidate.digest, **_shadow_summary(worker, job, candidate)}
+        with worker.record.write() as session:
+            jobs.note_shadow(session, job.id, said)
+    except RecordUnavailable as error:
+        log.warning("shadow_not_recorded", reason=str(error))
+
+
+def _shadow_summary(worker: Worker, job: ClaimedJob, candidate: ModelVersionView) -> dict[str, Any]:
+    try:
+        analysis = _analyse(worker, job, worker.models.installed(candidate), lambda: None)
+    except Exception as error:  # a candidate may fail in any way; that it did is what is recorded
+        known = isinstance(error, RadnodeError | ModelError)
+        log.warning("shadow_failed", version=candidate.version, exc_info=not known)
+        return {
+            "analysed": False,
+            "reason": str(error) if known else f"unforeseen {type(error).__name__}",
+            "images": [],
+        }
+    images = [summary_of(source.header, source.reading, source.reason) for source in analysis.sources]
+    return {"analysed": analysis.analysed, "reason": analysis.reason, "images": images}
+
+
+def _analyse(worker: Worker, job: ClaimedJob, model: Loaded, progress: Callable[[], None]) -> Analysis:
     folder = worker.settings.data_dir
     sources = [SourceInput(folder / s.path, s.facts, s.calling_ae) for s in job.sources]
     limits = limits_for(worker.settings.work.max_decoded_bytes)
     try:
-        return analyse(worker.models.get(job.model), sources, limits, beat.check)
+        return analyse(model, sources, limits, progress)
     except FileNotFoundError as error:
         raise SourceGone(
             f"a stored image of study {job.study_instance_uid} is gone from {folder}; restore it, then `radnode retry`"

@@ -50,7 +50,7 @@ def _set_up_logging(**_: Any) -> None:
 def _start_child(**_: Any) -> None:
     settings = settings_of_process()
     record = Record(settings.record_url, pool_size=4)
-    models = LoadedModels(settings)
+    models = LoadedModels(settings, record)
     _process["worker"] = Worker(settings, record, models, owner(settings, "infer"))
     _process["sender"] = Sender(settings, record, owner(settings, "deliver"))
     if os.environ.get(WARM_UP_VARIABLE):

@@ -68,7 +68,7 @@ SUMMARIES = {
     "federate": "Train together with other hospitals.",
     "instances": "List every image received and what became of it.",
     "jobs": "List the work: one model on one set of images.",
-    "models": "List, show and verify model bundles.",
+    "models": "Pack, install, activate and look at model bundles.",
     "retry": "Try parked jobs and dead letters again.",
     "routes": "Explain how a file would be routed.",
     "send": "Send DICOM files to a peer.",

@@ -40,7 +40,7 @@ class Preloaded(LoadedModels):
 
     def __init__(self, settings: Settings, loaded: Loaded, before: Callable[[], None] = lambda: None) -> None:
         super().__init__(settings)
-        self._loaded[loaded.bundle.manifest.id] = loaded
+        self._by_id[loaded.bundle.manifest.id] = self._keep(loaded).bundle.identity.bundle_digest
         self._before = before
 
     def get(self, model_id: str) -> Loaded:

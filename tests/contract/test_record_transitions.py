@@ -18,9 +18,10 @@ from db.states import (
     DeliveryState,
     InstanceState,
     JobState,
+    ModelState,
     StudyState,
 )
-from db.tables import Base, Circuit, Commitment, Delivery, Instance, Job, Study
+from db.tables import Base, Circuit, Commitment, Delivery, Instance, Job, ModelVersion, Study
 from db.types import utcnow
 from tests.support.records import NOON, finished_job, race
 
@@ -30,6 +31,7 @@ TABLES: dict[type[StrEnum], type[Base]] = {
     JobState: Job,
     DeliveryState: Delivery,
     CommitmentState: Commitment,
+    ModelState: ModelVersion,
 }
 
 
@@ -58,6 +60,19 @@ def prepare(record: Record, source: StrEnum) -> type[Base]:
                 state=CommitmentState.ASKED,
                 asked_at=moment,
                 deadline_at=moment + timedelta(hours=1),
+            )
+        )
+        session.add(
+            ModelVersion(
+                model_id="cxr",
+                version="1.0.0",
+                digest="d" * 64,
+                state=ModelState.UPLOADED,
+                folder="models/d",
+                archive_sha256="a" * 64,
+                actor="test",
+                installed_at=moment,
+                changed_at=moment,
             )
         )
         session.flush()
