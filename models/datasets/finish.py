@@ -33,11 +33,11 @@ def finish(draft: Draft, options: Options) -> SampleSet:
     if options.images is not None:
         draft.samples = _present(draft, options.images)
     limit(draft.problems, draft.seen, options.max_bad_fraction, draft.name)
-    native = draft.exclusive
     _rename(draft, options.rename)
     _drop(draft, options.drop)
-    exclusive = native if options.exclusive is None else options.exclusive
+    exclusive = draft.exclusive if options.exclusive is None else options.exclusive
     _keep(draft, options.labels, exclusive=exclusive)
+    draft.exclusive = exclusive
     _leave_unlabelled_aside(draft)
     if not draft.samples:
         raise DatasetError(f"{draft.name}: no sample is left")

@@ -32,7 +32,6 @@ _TARGETS: Mapping[str, float] = {
     "na": UNKNOWN,
     "n/a": UNKNOWN,
     "null": UNKNOWN,
-    "none": UNKNOWN,
 }
 
 
