@@ -15,6 +15,7 @@ import hashlib
 import json
 import os
 import tempfile
+import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from contextlib import suppress
@@ -46,6 +47,8 @@ class ShardStore:
         """Finds what is there. Raises RuntimeUnavailable when the folder cannot be made or read."""
         self._folder, self._shape = folder, shape
         self._open: OrderedDict[str, NDArray[np.float16]] = OrderedDict()
+        # Training fetches its batches from several threads.
+        self._lock = threading.Lock()
         self.places: dict[str, Place] = {}
         self.damaged = 0
         try:
@@ -70,15 +73,16 @@ class ShardStore:
 
     def plane(self, place: Place) -> NDArray[np.float16]:
         """A view on one plane, float16 (rows, columns). Raises DatasetError when the shard was removed meanwhile."""
-        if place.shard not in self._open:
-            while len(self._open) >= MOST_OPEN:
-                self._open.popitem(last=False)
-            try:
-                self._open[place.shard] = self._map(place.shard)
-            except (OSError, ValueError) as error:
-                raise DatasetError("the cache of planes changed under its reader; start again") from error
-        self._open.move_to_end(place.shard)
-        plane: NDArray[np.float16] = self._open[place.shard][place.row]
+        with self._lock:
+            if place.shard not in self._open:
+                while len(self._open) >= MOST_OPEN:
+                    self._open.popitem(last=False)
+                try:
+                    self._open[place.shard] = self._map(place.shard)
+                except (OSError, ValueError) as error:
+                    raise DatasetError("the cache of planes changed under its reader; start again") from error
+            self._open.move_to_end(place.shard)
+            plane: NDArray[np.float16] = self._open[place.shard][place.row]
         return plane
 
     def _admit(self, path: Path) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import time
+import tomllib
 from collections import Counter
 from pathlib import Path
 
@@ -11,7 +13,7 @@ import pytest
 
 from models.datasets import SampleSet, read
 from models.datasets.images import split_steps
-from models.datasets.pixels import Images
+from models.datasets.pixels import GROUP, Images
 from models.datasets.planes import load
 from models.datasets.splits import split
 from models.datasets.targets import class_counts, matrix
@@ -143,6 +145,12 @@ def test_series_of_real_ct_and_their_planes(tmp_path: Path) -> None:
     plane_steps, _ = split_steps(STEPS)
     made = load(found.samples[:1], Images(folder, read_grey), plane_steps, tmp_path)
     assert made.stack(0).shape == (len(found.samples[0].files), 64, 64)
+
+
+def test_the_reader_offered_under_the_entry_point_is_there() -> None:
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text("utf-8"))["project"]
+    module, _, name = project["entry-points"][GROUP]["dicom"].partition(":")
+    assert getattr(importlib.import_module(module), name) is read_grey
 
 
 def test_a_folder_of_odd_files_is_read_to_its_end() -> None:

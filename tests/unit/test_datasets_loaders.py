@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import random
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pydicom
@@ -183,7 +185,7 @@ def test_chexpert_lateral_views_can_stay_aside_and_other_cells_are_refused(tmp_p
 
 
 def medmnist(path: Path, labels: list[list[int]], shape: tuple[int, ...] = (28, 28)) -> Path:
-    arrays = {}
+    arrays: dict[str, Any] = {}
     for part in ("train", "val", "test"):
         arrays[f"{part}_images"] = np.zeros((len(labels), *shape), np.uint8)
         arrays[f"{part}_labels"] = np.array(labels, np.uint8)
@@ -301,6 +303,19 @@ def test_dicom_tables_that_contradict_or_fit_nothing_are_refused(tmp_path: Path)
     assert "P7" not in str(refused.value)
     with pytest.raises(DatasetError, match="no image has a line"):
         read("dicom-folder", {**options, "file": written(tmp_path / "none.csv", "PatientID,label\nP9,sick\n")})
+
+
+def test_dicom_headers_damaged_at_random_are_read_to_the_end(tmp_path: Path) -> None:
+    dicom(tmp_path / "0.dcm", "CT", "P", "1.2.9", 0.0)
+    whole, chance = (tmp_path / "0.dcm").read_bytes(), random.Random(7)
+    for index in range(1, 300):
+        damaged = bytearray(whole)
+        for _ in range(chance.randint(1, 20)):
+            damaged[chance.randrange(len(damaged))] = chance.randrange(256)
+        (tmp_path / f"{index}.dcm").write_bytes(damaged[: chance.randrange(140, len(damaged))])
+    found = read("dicom-folder", {"folder": tmp_path, "max_bad_fraction": 1})
+    assert found.samples[0].file == "0.dcm"
+    assert sum(problem.left_out for problem in found.problems) > 100
 
 
 def test_dicom_copies_and_gaps_are_counted(tmp_path: Path) -> None:

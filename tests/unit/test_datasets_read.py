@@ -6,6 +6,7 @@ import gzip
 import os
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -174,7 +175,7 @@ def test_no_class_is_lost_in_silence(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("option", [{"labels": ["ill"]}, {"drop": ["ill"]}, {"rename": {"ill": "sick"}}])
-def test_unknown_label_names_are_refused_with_the_known(tmp_path: Path, option: dict[str, object]) -> None:
+def test_unknown_label_names_are_refused_with_the_known(tmp_path: Path, option: dict[str, Any]) -> None:
     with pytest.raises(DatasetError, match=r"'ill', which labels\.csv does not have; its labels are 'sick', 'well'"):
         labels_csv(tmp_path, TWO, **option)
 

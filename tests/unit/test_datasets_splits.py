@@ -177,7 +177,8 @@ def test_policies_for_uncertain_labels(policy: Uncertain, value: float, mask: fl
     made = matrix(DOUBT, ["b", "a"], policy, smooth=0.6)
     np.testing.assert_array_equal(made.values, np.array([[value, 1], [0, 0]], np.float32))
     np.testing.assert_array_equal(made.mask, np.array([[mask, 1], [0, 1]], np.float32))
-    assert (made.values.dtype, made.mask.dtype) == (np.float32, np.float32)
+    assert made.values.dtype == np.float32
+    assert made.mask.dtype == np.float32
 
 
 def test_targets_refuse_unknown_labels_values_and_policies() -> None:
