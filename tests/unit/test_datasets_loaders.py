@@ -315,7 +315,9 @@ def test_dicom_headers_damaged_at_random_are_read_to_the_end(tmp_path: Path) -> 
         (tmp_path / f"{index}.dcm").write_bytes(damaged[: chance.randrange(140, len(damaged))])
     found = read("dicom-folder", {"folder": tmp_path, "max_bad_fraction": 1})
     assert found.samples[0].file == "0.dcm"
-    assert sum(problem.left_out for problem in found.problems) > 100
+    used = sum(len(sample.every_file) for sample in found.samples)
+    aside = sum(count for what, count in notes(found).items() if what.endswith("left aside"))
+    assert used + aside + sum(problem.left_out for problem in found.problems) == 300
 
 
 def test_dicom_copies_and_gaps_are_counted(tmp_path: Path) -> None:
