@@ -16,6 +16,7 @@ import json
 import os
 import tempfile
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Sequence
 from contextlib import suppress
@@ -30,6 +31,9 @@ from models.errors import DatasetError, RuntimeUnavailable
 
 MOST_OPEN = 64
 """Shards mapped at a time; each holds a file descriptor, of which a process often has 1,024."""
+
+_TEMPORARY = ".tmp-"
+_STALE_SECONDS = 24 * 3600.0
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,7 @@ class ShardStore:
         self.damaged = 0
         try:
             folder.mkdir(parents=True, exist_ok=True)
+            _sweep(folder)
             listed = sorted(folder.glob("*.json"))
         except OSError as error:
             raise RuntimeUnavailable(f"the cache folder {folder.name} cannot be used") from error
@@ -110,7 +115,7 @@ class ShardStore:
 
 def write_whole(path: Path, content: bytes) -> None:
     """The file appears complete and on disk, or not at all; the last of two writers wins. Raises OSError."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".tmp-")
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=_TEMPORARY)
     temporary = Path(name)
     try:
         with os.fdopen(handle, "wb") as stream:
@@ -122,6 +127,14 @@ def write_whole(path: Path, content: bytes) -> None:
         with suppress(OSError):
             temporary.unlink()
         raise
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what killed writers left; what is younger may be another's work under way."""
+    for path in folder.glob(f"{_TEMPORARY}*"):
+        with suppress(FileNotFoundError):
+            if time.time() - path.stat().st_mtime > _STALE_SECONDS:
+                path.unlink()
 
 
 def _npy_bytes(array: NDArray[np.float16]) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -150,6 +151,16 @@ def test_a_crash_while_writing_leaves_what_was_whole(
     left = sorted(path.suffix for path in (tmp_path / "c").rglob("*") if path.is_file())
     assert left == [".json", ".npy"]
     assert_right(load(SAMPLES, Images(folder), STEPS, tmp_path / "c"), folder)
+
+
+def test_what_killed_writers_left_is_swept_and_younger_files_are_not(folder: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "c" / steps_key(STEPS)
+    cache.mkdir(parents=True)
+    for name in (".tmp-old", ".tmp-new"):
+        (cache / name).write_bytes(b"x")
+    os.utime(cache / ".tmp-old", (0, 0))
+    load(SAMPLES, Images(folder), STEPS, tmp_path / "c")
+    assert [path.name for path in cache.glob(".tmp-*")] == [".tmp-new"]
 
 
 def fill(folder: Path, cache: Path) -> None:
