@@ -205,7 +205,27 @@ def _gpu(settings: Settings) -> Finding:
 
 
 def _models(settings: Settings) -> Iterator[Finding]:
-    models = LoadedModels(settings)
+    """The versions that read: the active ones where the record names any."""
+    record = _fitting_record(settings)
+    try:
+        yield from _try_models(settings, LoadedModels(settings, record))
+    finally:
+        if record is not None:
+            record.close()
+
+
+def _fitting_record(settings: Settings) -> Record | None:
+    """None where there is none yet, or none that can be asked: the record's own check says why."""
+    record = Record(settings.record_url)
+    try:
+        schema.require_current(record)
+    except RadnodeError:
+        record.close()
+        return None
+    return record
+
+
+def _try_models(settings: Settings, models: LoadedModels) -> Iterator[Finding]:
     for model_id in _wanted(settings):
 
         def look(wanted: str = model_id) -> str:
