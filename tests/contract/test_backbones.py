@@ -66,8 +66,8 @@ KNOWN: dict[str, tuple[float, bool, int, str]] = {
 }
 DEEP = {
     *("resnet101", "resnet152", "resnet101v2", "resnet152v2", "vgg19", "densenet169", "densenet201"),
-    *(f"efficientnet_b{number}" for number in range(2, 8)),
-    *(f"efficientnet_v2_{size}" for size in ("b2", "b3", "m", "l")),
+    *(f"efficientnet_b{number}" for number in range(1, 8)),
+    *(f"efficientnet_v2_{size}" for size in ("b1", "b2", "b3", "s", "m", "l")),
 }
 RUN = [name for name in KNOWN if name not in DEEP]
 
