@@ -11,8 +11,6 @@ from typing import Any, Self
 from pydicom.dataset import Dataset
 from pynetdicom import AE, evt
 
-from tests.support.processes import free_port
-
 _EXPLICIT = "1.2.840.10008.1.2.1"
 _ENHANCED_SR = "1.2.840.10008.5.1.4.1.1.88.22"
 _COMPREHENSIVE_3D_SR = "1.2.840.10008.5.1.4.1.1.88.34"
@@ -24,9 +22,9 @@ _COMMITMENT_INSTANCE = "1.2.840.10008.1.20.1.1"
 class EnhancedOnly:
     """An archive of old: Enhanced SR and Secondary Capture, no query, no storage commitment."""
 
-    def __init__(self) -> None:
+    def __init__(self, port: int) -> None:
         self.received: list[Dataset] = []
-        self.port = free_port()
+        self.port = port
         entity = AE("OLD")
         for sop_class in (_ENHANCED_SR, _SECONDARY_CAPTURE):
             entity.add_supported_context(sop_class, _EXPLICIT)
@@ -90,9 +88,9 @@ class Archive:
 
 
 @contextmanager
-def forgetful_archive(forget_first: int) -> Iterator[Archive]:
+def forgetful_archive(port: int, *, forget_first: int) -> Iterator[Archive]:
     """Run an archive that loses what it said Success for, and says so when asked to commit."""
-    archive = Archive(free_port(), forget_first)
+    archive = Archive(port, forget_first)
     entity = AE("FORGETS")
     for sop_class in (_COMPREHENSIVE_3D_SR, _SECONDARY_CAPTURE):
         entity.add_supported_context(sop_class, _EXPLICIT)
