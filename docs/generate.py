@@ -35,7 +35,6 @@ EXAMPLES: dict[str, Any] = {
     "tls.certificate": "/etc/radnode/tls/node.pem",
     "tls.private_key": "/etc/radnode/tls/node.key",
     "tls.ca": "/etc/radnode/tls/peers.pem",
-    "work.trusted_keys": "/etc/radnode/trusted-keys",
 }
 PEER_EXAMPLE: dict[str, Any] = {"ae_title": "PACS", "host": "pacs.example.org"}
 MATCH_EXAMPLE: dict[str, Any] = {

@@ -137,16 +137,16 @@ class Work(Section):
         "auto", description="auto uses every GPU, and the CPU where there is none."
     )
     infer_processes: int = Field(1, ge=1, description="Inference processes on a machine without a GPU.")
-    deliver_processes: int = Field(1, ge=1, description="Delivery processes.")
+    deliver_processes: int = Field(2, ge=1, description="Delivery processes.")
     lease_s: float = Field(60.0, gt=1, description="Seconds a worker holds a job between two signs of life.")
     max_attempts: int = Field(3, ge=1, description="Attempts before a job is parked.")
     soft_time_limit_s: int = Field(300, ge=1, description="Seconds after which a job is stopped and handed back.")
     hard_time_limit_s: int = Field(360, ge=1, description="Seconds after which its process is killed.")
     model_dirs: tuple[Path, ...] = Field((), description="More folders with model bundles.")
     models_kept: int = Field(4, ge=1, description="Loaded models an inference process keeps in memory.")
-    trusted_keys: Path | None = Field(
-        None,
-        description="Folder of the public keys whose bundles may be installed; trusted-keys in data_dir by default.",
+    trusted_keys: str = Field(
+        "",
+        description="Folder of the public keys whose bundles may be installed; empty means trusted-keys in data_dir.",
     )
     max_decoded_bytes: int = Field(1024**3, ge=1024, description="Largest decoded image, in bytes.")
 
@@ -195,6 +195,12 @@ class Settings(BaseSettings):
     route_match: Literal["first", "all"] = Field(
         "first", description="Whether an image takes the first matching route or all."
     )
+    read_secondary_captures: bool = Field(
+        False, description="Let routes take Secondary Capture images: scans of films, but also screenshots."
+    )
+    read_for_processing: bool = Field(
+        False, description="Let routes take DX images for processing, which lack the vendor's rendering."
+    )
     limits: Limits = Limits()
     tls: Tls = Tls()
     access: Access = Access()
@@ -234,7 +240,7 @@ class Settings(BaseSettings):
 
     @property
     def trusted_keys_dir(self) -> Path:
-        return self.work.trusted_keys or self.data_dir / "trusted-keys"
+        return Path(self.work.trusted_keys) if self.work.trusted_keys else self.data_dir / "trusted-keys"
 
     @property
     def embedded_broker(self) -> bool:
