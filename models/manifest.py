@@ -46,15 +46,22 @@ class Part(BaseModel):
 
 
 class Architecture(Part):
-    """A network by name. A ``gap_dense`` head is explained in closed form, any other by its gradient."""
+    """A network by name. A ``gap_dense`` head is explained in closed form, any other by its gradient.
+
+    slices, pooling: for a series; so many slices go through the same network, and attention pools them.
+    """
 
     name: str
     input_shape: tuple[Side, Side, Side]
     head: Literal["gap_dense", "other"]
     outputs: int = Field(ge=1)
+    slices: Annotated[int, Field(ge=2)] | None = None
+    pooling: Literal["attention"] | None = None
 
     @model_validator(mode="after")
     def _allowed(self) -> Architecture:
+        if (self.slices is None) != (self.pooling is None):
+            raise ValueError("slices and pooling come together")
         if self.name not in ARCHITECTURES:
             raise ValueError(f"architecture {self.name} is none of {', '.join(sorted(ARCHITECTURES))}")
         return self

@@ -65,6 +65,10 @@ def load_runner(bundle: Bundle, accelerator: Accelerator = "auto") -> Runner:
         ArchitectureError: the weights do not fit the architecture.
         RuntimeUnavailable: the runtime, or the GPU asked for, cannot be had.
     """
+    if bundle.manifest.architecture.slices is not None:
+        raise ArchitectureError(
+            f"bundle {bundle.manifest.id} reads series of slices, which this release does not serve"
+        )
     runner = _runner(bundle, accelerator)
     check_golden(bundle, runner)
     return runner

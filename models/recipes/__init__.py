@@ -1,4 +1,4 @@
-"""How each shipped bundle was made; every recipe has ``make(paths)``."""
+"""How bundles are made: shipped ones by a module with ``make(paths)``, others by plans that `radnode train` reads."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ from pathlib import Path
 
 RECIPES: dict[str, str] = {"cxr-pneumonia": "models.recipes.cxr_pneumonia"}
 """Name of a bundle to the module that makes it. Importing this package loads no TensorFlow."""
+
+PLANS: tuple[str, ...] = tuple(sorted(path.stem for path in Path(__file__).parent.glob("*.toml")))
+"""Names of the plans beside this file."""
 
 
 @dataclass(frozen=True)
@@ -17,3 +20,8 @@ class Paths:
     weights: Path
     out: Path
     runs: Path
+
+
+def plan_of(name: str) -> Path:
+    """The TOML file of one of PLANS."""
+    return Path(__file__).parent / f"{name}.toml"

@@ -13,7 +13,13 @@ from numpy.typing import NDArray
 from models.contracts import FloatArray
 from models.manifest import MANIFEST, Manifest, digest_of
 
-ROLES = {"weights.npz": "weights", "golden.npz": "golden", "MODEL_CARD.md": "card", "NOTICE": "notice"}
+ROLES = {
+    "weights.npz": "weights",
+    "golden.npz": "golden",
+    "ood.npz": "ood",
+    "MODEL_CARD.md": "card",
+    "NOTICE": "notice",
+}
 
 
 def write_golden(

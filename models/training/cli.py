@@ -1,4 +1,4 @@
-"""`radnode train`: make a bundle again from its data, by the name of its recipe."""
+"""`radnode train`: a plan becomes a bundle; or a shipped bundle is made again by the name of its recipe."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 
 from models.errors import ModelError
-from models.recipes import RECIPES, Paths
+from models.recipes import PLANS, RECIPES, Paths, plan_of
 
 EXIT_FAILED = 1
 
@@ -19,25 +19,58 @@ app = typer.Typer(help="Train a model.")
 _out = Console(highlight=False)
 _err = Console(stderr=True, highlight=False)
 
+_NAMES = ", ".join(sorted([*RECIPES, *PLANS]))
+
 
 @app.command()
 def train(
-    recipe: Annotated[str, typer.Argument(help=f"One of: {', '.join(sorted(RECIPES))}.")],
-    data: Annotated[Path, typer.Option(help="Folder with labels.csv and the images.")],
-    out: Annotated[Path, typer.Option(help="Folder of the bundle; what is there is replaced.")],
-    weights: Annotated[Path, typer.Option(help="Folder with the ImageNet weights.")],
+    recipe: Annotated[str, typer.Argument(help=f"A TOML file, or one of: {_NAMES}.")],
+    out: Annotated[Path, typer.Option(help="Folder of the run; one that was broken off goes on.")],
+    data: Annotated[
+        Path | None,
+        typer.Option(exists=True, file_okay=False, help="Folder of labels and images; else the file's own."),
+    ] = None,
+    weights: Annotated[
+        Path | None, typer.Option(exists=True, file_okay=False, help="Folder of start weights; else the file's own.")
+    ] = None,
     *,
-    runs: Annotated[Path, typer.Option(help="Where finished parts are kept, so that a broken run goes on.")] = Path(
-        "runs"
-    ),
+    cache: Annotated[
+        Path | None, typer.Option(file_okay=False, help="Folder of images ready for training, which runs may share.")
+    ] = None,
+    runs: Annotated[
+        Path, typer.Option(help="For cxr-pneumonia: where finished parts are kept; --out is then the bundle's folder.")
+    ] = Path("runs"),
 ) -> None:
-    """Cross-validate, train, calibrate and measure; the bundle is complete at the end, its model card included."""
-    if recipe not in RECIPES:
-        raise typer.BadParameter(f"one of {', '.join(sorted(RECIPES))}", param_hint="RECIPE")
-    make = import_module(RECIPES[recipe]).make
+    """Train, calibrate and measure; the bundle is complete at the end, its model card included."""
     try:
-        make(Paths(data=data, weights=weights, out=out, runs=runs / recipe))
+        if recipe in RECIPES:
+            _shipped(recipe, out, data, weights, runs)
+            return
+        config = plan_of(recipe) if recipe in PLANS else Path(recipe)
+        if config.suffix != ".toml":
+            raise typer.BadParameter(f"a file *.toml, or one of {_NAMES}", param_hint="RECIPE")
+        _plan(config, out, data, weights, cache)
     except ModelError as error:
         _err.print(f"radnode: {error}", markup=False, soft_wrap=True)
         raise typer.Exit(EXIT_FAILED) from error
+
+
+def _shipped(recipe: str, out: Path, data: Path | None, weights: Path | None, runs: Path) -> None:
+    if data is None or weights is None:
+        raise typer.BadParameter(f"{recipe} needs --data and --weights", param_hint="RECIPE")
+    import_module(RECIPES[recipe]).make(Paths(data=data, weights=weights, out=out, runs=runs / recipe))
     _out.print(f"The bundle is in {out}.", markup=False)
+
+
+def _plan(config: Path, out: Path, data: Path | None, weights: Path | None, cache: Path | None) -> None:
+    # Late: TensorFlow takes seconds, and a plan with a fault should be told at once.
+    from models.training.plan import read_plan  # noqa: PLC0415
+
+    read_plan(config)
+    from models.training.general import default_folders, run_plan  # noqa: PLC0415
+    from models.training.shown import ShownProgress  # noqa: PLC0415
+
+    folders = default_folders(config, data, weights)
+    with ShownProgress(_err) as shown:
+        bundle = run_plan(config, out, folders, cache=cache, progress=shown.progress)
+    _out.print(f"The bundle is in {bundle}.", markup=False, soft_wrap=True)

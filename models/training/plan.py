@@ -1,0 +1,234 @@
+"""A training run as one TOML file: which data, which network, how it learns, and what its bundle says of itself.
+
+    >>> plan = read_plan(Path("chest.toml"))
+    >>> plan.network.backbone, plan.training.finetune.epochs
+    ('densenet121', 10)
+
+Paths in the file are relative to the folder of the data, or for weights to that of the weights; both are the file's own
+folder unless the command names others. Importing this module loads no TensorFlow.
+"""
+
+from __future__ import annotations
+
+import tomllib
+import types
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+from pydantic import Field, ValidationError, model_validator
+
+from models import backbones
+from models.datasets import KINDS
+from models.errors import DatasetError, ManifestError
+from models.manifest import AdmissionRules, Change, Label, Part
+from models.preprocess import Steps, parse_steps
+from models.training.recipe import Augment, Training
+
+__all__ = ["Folders", "Plan", "loader_options", "read_plan"]
+
+
+class Data(Part):
+    """kind, options: as `models.datasets.read` takes them. images: the images' folder.
+
+    uncertain, smooth: what an uncertain label counts as (`models.datasets.targets`).
+    most_bad: the fraction of images that may be missing or damaged; they are counted and left out.
+    """
+
+    kind: str
+    options: dict[str, Any] = Field(default_factory=dict)
+    images: Path
+    uncertain: Literal["ones", "zeros", "ignore", "smooth"] = "ignore"
+    smooth: float = Field(default=0.7, ge=0, le=1)
+    most_bad: float = Field(default=0.01, ge=0, le=1)
+
+    @model_validator(mode="after")
+    def _known(self) -> Data:
+        if self.kind not in KINDS:
+            raise ValueError(f"kind {self.kind} is none of {', '.join(sorted(KINDS))}")
+        if "labels" in self.options or "images" in self.options:
+            raise ValueError("labels are those of [[bundle.labels]], in that order, and images has its own key")
+        return self
+
+
+class Split(Part):
+    """Fractions of the patients. official: parts that the data set itself has stay as they are."""
+
+    train: float = Field(default=0.7, gt=0, lt=1)
+    validation: float = Field(default=0.15, gt=0, lt=1)
+    test: float = Field(default=0.15, ge=0, lt=1)
+    salt: str = "1"
+    official: bool = True
+
+    @property
+    def fractions(self) -> dict[str, float]:
+        return {"train": self.train, "validation": self.validation, "test": self.test}
+
+
+class Input(Part):
+    """side: rows and columns, pixels. slices: of a series that are read together; 0 for single images.
+
+    window, normalise, crop: parameters of these steps of :mod:`models.preprocess`; without ``normalise`` or ``crop``
+    there is no such step.
+    """
+
+    side: int = Field(ge=8, le=1024)
+    slices: int = Field(default=0, ge=0, le=256)
+    window: dict[str, Any] = Field(default_factory=lambda: {"mode": "file"})
+    normalise: dict[str, Any] | None = None
+    crop: dict[str, Any] | None = None
+    resample: Literal["bilinear", "bicubic", "lanczos"] = "bilinear"
+
+
+class StartWeights(Part):
+    """An npz of `models.backbones.save_weights` or `from_keras_weights`."""
+
+    path: Path
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+
+
+class Network(Part):
+    """dropout: the fraction of pooled features dropped in training."""
+
+    backbone: str
+    weights: Literal["none", "imagenet"] | StartWeights = "none"
+    dropout: float = Field(default=0.2, ge=0, lt=1)
+
+    @model_validator(mode="after")
+    def _on_the_list(self) -> Network:
+        if self.backbone not in backbones.ARCHITECTURES:
+            raise ValueError(f"backbone {self.backbone} is none of {', '.join(sorted(backbones.ARCHITECTURES))}")
+        return self
+
+
+class Operating(Part):
+    """Where a label's threshold lies on the validation part.
+
+    youden: where sensitivity + specificity is highest. sensitivity, specificity: the best of the other where this one
+    is ``at_least``. grey_sensitivity: undetermined reaches down to where the sensitivity is this; 0 for no grey band.
+    """
+
+    rule: Literal["youden", "sensitivity", "specificity"] = "youden"
+    at_least: float = Field(default=0.9, gt=0, le=1)
+    grey_sensitivity: float = Field(default=0.0, ge=0, lt=1)
+
+
+class BundlePlan(Part):
+    """What the bundle says of itself. gate_quantile: of the gate against unlike images; 0 for no gate."""
+
+    id: str = Field(pattern=r"^[a-z0-9-]{1,64}$")
+    name: str = Field(min_length=1, max_length=64)
+    version: str = Field(default="1.0.0", pattern=r"^\d+\.\d+\.\d+$")
+    manufacturer: str = Field(min_length=1, max_length=64)
+    licence: str
+    notice: str = Field(min_length=1)
+    intended_use: str
+    regulatory_status: str = "not a medical device; research use"
+    limits: tuple[str, ...] = Field(min_length=1)
+    contraindications: tuple[str, ...] = ()
+    references: tuple[str, ...] = ()
+    changelog: tuple[Change, ...] = ()
+    labels: tuple[Label, ...] = Field(min_length=1)
+    urgent: tuple[str, ...] = ()
+    operating: Operating = Operating()
+    gate_quantile: float = Field(default=0.0, ge=0, lt=1)
+    admission: AdmissionRules
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        return tuple(label.key for label in self.labels)
+
+    @model_validator(mode="after")
+    def _urgent_are_labels(self) -> BundlePlan:
+        if odd := sorted(set(self.urgent) - set(self.keys)):
+            raise ValueError(f"urgent names {', '.join(odd)}, which are no labels")
+        if len(set(self.keys)) != len(self.keys):
+            raise ValueError("two labels have the same key")
+        return self
+
+
+class Plan(Part):
+    """The whole file. Unknown keys are refused."""
+
+    data: Data
+    split: Split = Split()
+    input: Input
+    network: Network
+    training: Training
+    augment: Augment = Augment()
+    bundle: BundlePlan
+
+    @property
+    def steps(self) -> Steps:
+        """Preprocessing as the bundle will have it; its scale is the backbone's own. Raises ManifestError."""
+        steps: list[dict[str, Any]] = [{"step": "crop", **self.input.crop}] if self.input.crop is not None else []
+        steps += [{"step": "window", **self.input.window}, {"step": "invert"}]
+        if self.input.normalise is not None:
+            steps.append({"step": "normalise", **self.input.normalise})
+        side = self.input.side
+        steps += [
+            {"step": "resize_pad", "rows": side, "columns": side, "resample": self.input.resample},
+            {"step": "channels", "count": 3},
+            {"step": "scale", "convention": backbones.info(self.network.backbone).convention},
+        ]
+        return parse_steps(steps)
+
+    @model_validator(mode="after")
+    def _fits(self) -> Plan:
+        try:
+            _ = self.steps
+        except ManifestError as error:
+            raise ValueError(str(error)) from error
+        smallest = backbones.info(self.network.backbone).smallest_side
+        if self.input.side < smallest:
+            raise ValueError(f"{self.network.backbone} takes no less than {smallest} rows and columns")
+        return self
+
+
+@dataclass(frozen=True)
+class Folders:
+    """data: what [data] is relative to. weights: what [network.weights] is relative to."""
+
+    data: Path
+    weights: Path
+
+
+def read_plan(path: Path) -> tuple[Plan, str]:
+    """The plan in a file, and the file's own text. Raises DatasetError naming every fault."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        raw = tomllib.loads(text)
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise DatasetError(f"{path.name} is no readable TOML file: {error}") from error
+    try:
+        return Plan.model_validate(raw), text
+    except ValidationError as error:
+        faults = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'plan'}: {e['msg']}" for e in error.errors())
+        raise DatasetError(f"{path.name}: {faults}") from error
+
+
+def loader_options(plan: Plan, folder: Path) -> dict[str, Any]:
+    """Options for `models.datasets.read`: paths below ``folder``, labels and images from the plan."""
+    known = import_module(KINDS[plan.data.kind]).Options.model_fields
+    options = {
+        name: _below(folder, value) if name in known and _is_path(known[name].annotation) else value
+        for name, value in plan.data.options.items()
+    }
+    return {**options, "labels": list(plan.bundle.keys), "images": folder / plan.data.images}
+
+
+def _below(folder: Path, value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: folder / str(one) for key, one in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [folder / str(one) for one in value]
+    return folder / str(value)
+
+
+def _is_path(annotation: Any) -> bool:
+    if annotation is Path:
+        return True
+    union = isinstance(annotation, types.UnionType) or get_origin(annotation) is not None
+    return union and any(_is_path(inner) for inner in get_args(annotation))
