@@ -1,18 +1,18 @@
-"""Deliveries: what goes to which destination, how far it got, and the circuit breaker of each destination."""
+"""Deliveries: what goes to which destination, and how far it got."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import datetime, timedelta
 
-from sqlalchemy import delete, or_, select, update
+from sqlalchemy import delete, func, or_, select, update
 from sqlalchemy.orm import Session
 
-from db import audit, outbox
+from db import audit, circuits, outbox
 from db.domain import DueDelivery, ResultRef
-from db.states import CircuitState, CommitmentState, DeliveryState
-from db.tables import Circuit, Commitment, Delivery, Result
-from db.transitions import affected, insert_ignore, move
+from db.states import CommitmentState, DeliveryState
+from db.tables import Commitment, Delivery, Result
+from db.transitions import affected, move
 from db.types import utcnow
 
 D = DeliveryState
@@ -33,13 +33,7 @@ def claim(session: Session, job_id: str, destination: str, owner: str, *, lease_
         attempts=Delivery.attempts + 1,
         **lease,
     )
-    rows = session.execute(
-        select(Delivery, Result)
-        .join(Result, Result.id == Delivery.result_id)
-        .where(*mine, Delivery.state == D.SENDING, Delivery.lease_owner == owner)
-        .order_by(Result.id)
-    )
-    return [_due(delivery, result) for delivery, result in rows]
+    return held(session, job_id, destination, owner)
 
 
 def _due(delivery: Delivery, result: Result) -> DueDelivery:
@@ -125,6 +119,37 @@ def confirm(session: Session, delivery_ids: Iterable[int], reason: str) -> int:
     )
 
 
+def held(session: Session, job_id: str, destination: str, owner: str) -> list[DueDelivery]:
+    """What `owner` has claimed and not settled."""
+    rows = session.execute(
+        select(Delivery, Result)
+        .join(Result, Result.id == Delivery.result_id)
+        .where(
+            Delivery.job_id == job_id,
+            Delivery.destination == destination,
+            Delivery.state == D.SENDING,
+            Delivery.lease_owner == owner,
+        )
+        .order_by(Result.id)
+    )
+    return [_due(delivery, result) for delivery, result in rows]
+
+
+def delivered_count(session: Session, study_instance_uid: str, destination: str) -> int:
+    """How many results of a study the destination has taken: it counts them among the study's instances."""
+    query = (
+        select(func.count())
+        .select_from(Delivery)
+        .join(Result, Result.id == Delivery.result_id)
+        .where(
+            Result.study_instance_uid == study_instance_uid,
+            Delivery.destination == destination,
+            Delivery.state.in_([D.SENT, D.CONFIRMED, D.UNCONFIRMED]),
+        )
+    )
+    return session.scalar(query) or 0
+
+
 def leave_unconfirmed(session: Session, delivery_ids: Iterable[int], reason: str) -> int:
     return move(session, Delivery, [Delivery.id.in_(list(delivery_ids))], D.SENT, D.UNCONFIRMED, reason=reason)
 
@@ -136,6 +161,7 @@ def send_again(session: Session, delivery_id: int, reason: str, *, at: datetime)
     if row is None or not (
         move(session, Delivery, where, D.SENT, D.PENDING, **values)
         or move(session, Delivery, where, D.UNCONFIRMED, D.PENDING, **values)
+        or move(session, Delivery, where, D.CONFIRMED, D.PENDING, **values)
     ):
         return False
     outbox.announce(session, outbox.TOPIC_DELIVER, f"{row[0]}:{row[1]}", at=at)
@@ -156,7 +182,7 @@ def retry(session: Session, *, actor: str, destination: str | None = None, job_i
         outbox.announce(session, outbox.TOPIC_DELIVER, f"{job}:{name}")
         audit.note(session, "delivery_retried", actor=actor, subject=job, destination=name)
     for name in {name for _, name in groups}:
-        affected(session, delete(Circuit).where(Circuit.destination == name))
+        circuits.note_success(session, name)
     return count
 
 
@@ -279,14 +305,24 @@ def expire_commitments(session: Session, now: datetime) -> int:
     return move(session, Commitment, [Commitment.deadline_at < now], CommitmentState.ASKED, CommitmentState.EXPIRED)
 
 
-def unproved(session: Session, destination: str, ids: Iterable[int]) -> list[tuple[int, ResultRef]]:
-    """Which of these deliveries are SENT and not yet proved, with what the peer should hold."""
-    rows = session.execute(
+def unproved(
+    session: Session, destination: str, ids: Iterable[int], *, report_to_come: bool = True
+) -> list[tuple[int, ResultRef]]:
+    """Which of these deliveries are SENT and not yet proved, with what the peer should hold.
+
+    report_to_come: also those whose storage commitment was asked for and may still be answered.
+    """
+    query = (
         select(Delivery, Result)
         .join(Result, Result.id == Delivery.result_id)
         .where(Delivery.id.in_(list(ids)), Delivery.destination == destination, Delivery.state == D.SENT)
         .order_by(Delivery.id)
     )
+    if not report_to_come:
+        query = query.join(Commitment, Commitment.transaction_uid == Delivery.commitment_uid, isouter=True).where(
+            or_(Delivery.commitment_uid.is_(None), Commitment.state != CommitmentState.ASKED)
+        )
+    rows = session.execute(query)
     return [
         (
             delivery.id,
@@ -324,54 +360,3 @@ def awaiting_proof(
         if sent_at is not None:
             found.setdefault(destination, []).append((delivery_id, sent_at))
     return found
-
-
-def circuit_open_until(session: Session, destination: str) -> datetime | None:
-    """When the destination may be tried again, or None when it may be tried now.
-
-    An OPEN circuit whose time has come lets exactly one caller through (HALF_OPEN).
-    """
-    circuit = session.get(Circuit, destination)
-    now = utcnow()
-    if circuit is None or circuit.state is CircuitState.CLOSED:
-        return None
-    if circuit.open_until is not None and circuit.open_until > now:
-        return circuit.open_until
-    trial_until = now + timedelta(seconds=60)
-    won = affected(
-        session,
-        update(Circuit)
-        .where(
-            Circuit.destination == destination,
-            Circuit.open_until == circuit.open_until,
-        )
-        .values(state=CircuitState.HALF_OPEN, open_until=trial_until, changed_at=now),
-    )
-    return None if won else trial_until
-
-
-def note_success(session: Session, destination: str) -> None:
-    affected(session, delete(Circuit).where(Circuit.destination == destination))
-
-
-def note_failure(session: Session, destination: str, *, threshold: int, open_s: float) -> None:
-    """`threshold` failures in a row open the circuit for `open_s`; a failed trial opens it again at once."""
-    now = utcnow()
-    insert_ignore(session, Circuit, destination=destination, state=CircuitState.CLOSED, failures=0, changed_at=now)
-    affected(
-        session,
-        update(Circuit).where(Circuit.destination == destination).values(failures=Circuit.failures + 1, changed_at=now),
-    )
-    affected(
-        session,
-        update(Circuit)
-        .where(
-            Circuit.destination == destination,
-            or_(Circuit.failures >= threshold, Circuit.state == CircuitState.HALF_OPEN),
-        )
-        .values(state=CircuitState.OPEN, open_until=now + timedelta(seconds=open_s)),
-    )
-
-
-def open_circuits(session: Session) -> list[str]:
-    return list(session.scalars(select(Circuit.destination).where(Circuit.state != CircuitState.CLOSED)))

@@ -39,6 +39,10 @@ def claim(session: Session, job_id: str, owner: str, *, lease_s: float, max_atte
     if job is None or not _due(job, now):
         return None
     same = [Job.id == job_id, Job.attempts == job.attempts, Job.lease_owner == job.lease_owner]
+    if _superseded(session, job.revision_id):
+        # Its reading would come after the newer one and look like the last word.
+        move(session, Job, same, job.state, JobState.SUPERSEDED, **_SUPERSEDED, finished_at=now)
+        return None
     if job.attempts >= max_attempts:
         if move(
             session,
@@ -107,19 +111,45 @@ def _claimed(session: Session, job: Job, owner: str, until: datetime, attempt: i
     )
 
 
+_SUPERSEDED: dict[str, Any] = {"reason": "later images were judged with it", "lease_owner": "", "lease_until": None}
+
+
+def _superseded(session: Session, revision_id: int) -> bool:
+    return session.scalar(select(Revision.id).where(Revision.supersedes_id == revision_id).limit(1)) is not None
+
+
+def _overtaken(session: Session, revision_id: int, model: str) -> bool:
+    """Has the reading of a later revision begun? It could not name this one among its predecessors."""
+    begun = [JobState.RUNNING, JobState.DONE, JobState.NOT_ANALYSED]
+    later = session.scalar(select(Revision.id).where(Revision.supersedes_id == revision_id))
+    while later is not None:
+        query = select(Job.id).where(Job.revision_id == later, Job.model == model, Job.state.in_(begun))
+        if session.scalar(query) is not None:
+            return True
+        later = session.scalar(select(Revision.id).where(Revision.supersedes_id == later))
+    return False
+
+
 def _predecessors(session: Session, revision: Revision, model: str) -> tuple[ResultRef, ...]:
-    """The SRs of the revision before (PS3.3 C.17.2, Predecessor Documents)."""
-    if revision.supersedes_id is None:
-        return ()
-    rows = session.scalars(
-        select(Result)
-        .join(Job, Job.id == Result.job_id)
-        .where(Job.revision_id == revision.supersedes_id, Job.model == model, Result.kind == "SR")
-        .order_by(Result.id)
-    )
-    return tuple(
-        ResultRef(r.sop_class_uid, r.sop_instance_uid, r.series_instance_uid, r.study_instance_uid) for r in rows
-    )
+    """The SRs of the last revision before that has any (PS3.3 C.17.2, Predecessor Documents).
+
+    One that was superseded before it ran, or was parked, has none: the chain goes on behind it.
+    """
+    before = revision.supersedes_id
+    while before is not None:
+        rows = session.scalars(
+            select(Result)
+            .join(Job, Job.id == Result.job_id)
+            .where(Job.revision_id == before, Job.model == model, Result.kind == "SR")
+            .order_by(Result.id)
+        ).all()
+        if rows:
+            return tuple(
+                ResultRef(r.sop_class_uid, r.sop_instance_uid, r.series_instance_uid, r.study_instance_uid)
+                for r in rows
+            )
+        before = session.get_one(Revision, before).supersedes_id
+    return ()
 
 
 def heartbeat(session: Session, job_id: str, owner: str, *, lease_s: float) -> None:
@@ -138,6 +168,11 @@ def finish(session: Session, job_id: str, owner: str, outcome: JobOutcome) -> No
     now = utcnow()
     target = JobState.DONE if outcome.analysed else JobState.NOT_ANALYSED
     held = [Job.id == job_id, Job.lease_owner == owner]
+    job = session.get(Job, job_id)
+    if job is not None and _overtaken(session, job.revision_id, job.model):
+        if not move(session, Job, held, JobState.RUNNING, JobState.SUPERSEDED, **_SUPERSEDED, finished_at=now):
+            raise LeaseLost(f"job {job_id} is no longer held by {owner}; its work is thrown away")
+        return
     if not move(
         session,
         Job,
@@ -213,8 +248,8 @@ def _fail_instances(session: Session, job_id: str, reason: str) -> None:
     move(session, Instance, [Instance.id.in_(ids)], InstanceState.ROUTED, InstanceState.FAILED, reason=reason)
 
 
-def hand_back(session: Session, job_id: str, owner: str, *, reason: str, delay_s: float) -> None:
-    """A retriable failure: QUEUED again after `delay_s`."""
+def hand_back(session: Session, job_id: str, owner: str, *, reason: str, delay_s: float, count: bool = True) -> None:
+    """A retriable failure: QUEUED again after `delay_s`. With count=False the attempt is not held against the job."""
     again = utcnow() + timedelta(seconds=delay_s)
     held = [Job.id == job_id, Job.lease_owner == owner]
     if move(
@@ -224,6 +259,7 @@ def hand_back(session: Session, job_id: str, owner: str, *, reason: str, delay_s
         JobState.RUNNING,
         JobState.QUEUED,
         reason=reason,
+        attempts=Job.attempts if count else Job.attempts - 1,
         available_at=again,
         announced_at=again,
         lease_until=None,

@@ -105,6 +105,7 @@ JOB_TRANSITIONS = frozenset(
         (_J.RUNNING, _J.DONE),
         (_J.RUNNING, _J.NOT_ANALYSED),
         (_J.RUNNING, _J.PARKED),
+        (_J.RUNNING, _J.SUPERSEDED),  # later images were judged while it ran
         (_J.PARKED, _J.QUEUED),
     }
 )
@@ -122,6 +123,7 @@ DELIVERY_TRANSITIONS = frozenset(
         (_D.SENT, _D.DEAD),
         (_D.UNCONFIRMED, _D.CONFIRMED),
         (_D.UNCONFIRMED, _D.PENDING),  # a late report says that the peer does not hold it
+        (_D.CONFIRMED, _D.PENDING),  # so says the report on a transaction that C-FIND had anticipated
         (_D.DEAD, _D.PENDING),
     }
 )

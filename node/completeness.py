@@ -36,13 +36,19 @@ class Policy:
 
 @dataclass(frozen=True)
 class Progress:
-    """What is known of a study. `expected` is the number of images somebody promised, None where nobody did."""
+    """What is known of a study.
+
+    instances: everything of the study that came from others.
+    images: those of them that the route takes; None means all.
+    expected: the number of instances somebody promised, None where nobody did.
+    """
 
     first_received_at: datetime
     last_received_at: datetime
     instances: int
     series_descriptions: tuple[str, ...]
     expected: int | None = None
+    images: int | None = None
 
 
 @dataclass(frozen=True)
@@ -79,8 +85,9 @@ def _missing(policy: Policy, progress: Progress) -> list[str]:
     missing = []
     if progress.expected is not None and progress.instances < progress.expected:
         missing.append(f"{progress.instances} of {progress.expected} expected images")
-    if progress.instances < policy.min_instances:
-        missing.append(f"{progress.instances} of at least {policy.min_instances} images")
+    images = progress.instances if progress.images is None else progress.images
+    if images < policy.min_instances:
+        missing.append(f"{images} of at least {policy.min_instances} images")
     missing.extend(
         f"no series matches {pattern}"
         for pattern in policy.required_series

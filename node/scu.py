@@ -135,13 +135,8 @@ def send(association: Association, path: Path, *, as_implicit: bool = False) -> 
         # Some writers leave the SOP Instance UID out of the file meta information; the data set has it.
         plain = not as_implicit and _has_full_meta(path)
         status = association.send_c_store(path if plain else dcmread(path))
-    except ValueError:
-        # pynetdicom: no accepted presentation context.
-        return SendResult(path, False, "the peer takes no such SOP class in this transfer syntax")
-    except (AttributeError, InvalidDicomError) as error:
-        return SendResult(path, False, f"it could not be encoded ({type(error).__name__})")
-    except RuntimeError:
-        return SendResult(path, False, "the peer has closed the association", retriable=True)
+    except (ValueError, AttributeError, InvalidDicomError, RuntimeError, OSError) as error:
+        return _not_sent(path, error)
     if not status or "Status" not in status:
         return SendResult(path, False, "the peer did not answer, or closed the association", retriable=True)
     code = int(status.Status)
@@ -150,6 +145,20 @@ def send(association: Association, path: Path, *, as_implicit: bool = False) -> 
     return SendResult(
         path, code in _STORED_WITH_WARNING, f"the peer answered {_told(status)}", retriable=_worth_another_try(code)
     )
+
+
+def _not_sent(path: Path, error: Exception) -> SendResult:
+    """What went wrong before the peer could answer. InvalidDicomError and FileNotFoundError before their bases."""
+    if isinstance(error, AttributeError | InvalidDicomError):
+        return SendResult(path, False, f"it could not be encoded ({type(error).__name__})")
+    if isinstance(error, FileNotFoundError):
+        return SendResult(path, False, "its file is gone from the disk; restore it")
+    if isinstance(error, OSError):
+        return SendResult(path, False, f"its file cannot be read ({error.strerror}); check the disk", retriable=True)
+    if isinstance(error, RuntimeError):
+        return SendResult(path, False, "the peer has closed the association", retriable=True)
+    # pynetdicom's ValueError: no accepted presentation context.
+    return SendResult(path, False, "the peer takes no such SOP class in this transfer syntax")
 
 
 def _worth_another_try(status: int) -> bool:
@@ -300,7 +309,8 @@ def _find(peer: Peer, settings: Settings, queries: Sequence[Dataset]) -> Iterato
                 if code in _PENDING and found is not None:
                     yield found
                 elif code != _SUCCESS and code not in _PENDING:
-                    raise PeerUnavailable(f"{_at(peer)} answered C-FIND with {_told(status)}")
+                    kind = PeerUnavailable if code >> 8 == 0xA7 else PeerRefused
+                    raise kind(f"{_at(peer)} answered C-FIND with {_told(status)}")
 
 
 def commitment_context() -> PresentationContext:

@@ -91,7 +91,9 @@ class Peer(Section):
         "auto", description="How a delivery is confirmed; auto asks for storage commitment, else reads back by C-FIND."
     )
     expected_counts: bool = Field(
-        False, description="Ask it by C-FIND how many images a study has before judging it complete."
+        False,
+        description="Ask it by C-FIND how many instances a study has before judging it complete; what it keeps and "
+        "does not route here makes a study wait for its deadline.",
     )
 
     @field_validator("addresses")

@@ -117,11 +117,17 @@ def _prepare_record(settings: Settings) -> None:
     record = Record(settings.record_url)
     try:
         schema.upgrade(record)
-        prefix = owner_prefix(settings)
-        with record.write() as session:
-            freed = jobs.release(session, prefix)
-            sends = deliveries.release(session, prefix)
+        if settings.embedded_broker:
+            # Only then all workers of this place were children of the run before, and are gone with it.
+            _release(settings, record)
     finally:
         record.close()
+
+
+def _release(settings: Settings, record: Record) -> None:
+    prefix = owner_prefix(settings)
+    with record.write() as session:
+        freed = jobs.release(session, prefix)
+        sends = deliveries.release(session, prefix)
     if freed or sends:
         log.info("released_after_restart", jobs=freed, deliveries=sends)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 
 import structlog
 
-from db import studies
+from db import deliveries, studies
 from db.domain import StudyView
 from db.errors import ConflictError, PermanentError, RetriableError
 from db.session import Record
@@ -19,6 +20,8 @@ from node.verdicts import StudyPlan, plan
 
 log = structlog.get_logger(__name__)
 
+_SILENT_S = 60.0
+
 # (study) -> images the PACS says the study has, or None.
 ExpectedCount = Callable[[StudyView], int | None]
 
@@ -29,8 +32,8 @@ class Sweeper:
     def __init__(self, settings: Settings, record: Record, expected: ExpectedCount | None = None) -> None:
         self.settings = settings
         self.record = record
-        self.expected = expected or PacsCounts(settings)
-        self.readable = readable_sop_classes()
+        self.expected = expected or PacsCounts(settings, record)
+        self.readable = readable_sop_classes(settings.read_secondary_captures, settings.read_for_processing)
 
     def run(self, stop: threading.Event) -> None:
         """Until `stop` is set. The record being away is waited out."""
@@ -81,18 +84,32 @@ class Sweeper:
 
 
 class PacsCounts:
-    """Asks the sender by C-FIND how many images a study has, where its peer entry allows."""
+    """Asks the sender by C-FIND how many instances a study has, where its peer entry allows.
 
-    def __init__(self, settings: Settings) -> None:
+    The node's own results that the peer has taken are not counted. A peer that does not answer is left alone for a
+    while: one silent PACS must not hold up the studies of the others.
+    """
+
+    def __init__(self, settings: Settings, record: Record) -> None:
         self.settings = settings
+        self.record = record
+        self._silent_until: dict[str, float] = {}
 
     def __call__(self, study: StudyView) -> int | None:
         """None when nobody may be asked or nobody answers: a silent PACS must not stop the work."""
         known = self.settings.peer_by_ae(study.calling_ae)
         if known is None or not known[1].expected_counts:
             return None
-        try:
-            return scu.count_instances(known[1], self.settings, study.study_instance_uid)
-        except (RetriableError, PermanentError) as error:
-            log.warning("expected_count_unknown", peer=known[0], reason=str(error))
+        name, peer = known
+        if time.monotonic() < self._silent_until.get(name, 0.0):
             return None
+        try:
+            count = scu.count_instances(peer, self.settings, study.study_instance_uid)
+        except (RetriableError, PermanentError) as error:
+            self._silent_until[name] = time.monotonic() + _SILENT_S
+            log.warning("expected_count_unknown", peer=name, reason=str(error))
+            return None
+        if count is None:
+            return None
+        with self.record.read() as session:
+            return count - deliveries.delivered_count(session, study.study_instance_uid, name)

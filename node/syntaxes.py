@@ -78,7 +78,7 @@ def storage_sop_classes() -> tuple[tuple[str, str], ...]:
     return tuple((uid, UID(uid).name) for uid in uids)
 
 
-def readable_sop_classes(secondary_capture: bool = True, for_processing: bool = False) -> frozenset[str]:
+def readable_sop_classes(secondary_capture: bool = False, for_processing: bool = False) -> frozenset[str]:
     """SOP classes whose pixels a model may read; all others are stored only.
 
     Args:

@@ -105,12 +105,13 @@ def _not_for_models(image: InstanceView, readable: frozenset[str]) -> str:
 
 
 def _progress(study: StudyView, group: _Group, pending: list[InstanceView], expected: int | None) -> Progress:
-    # A promise counts the whole study, whatever route its images take. The deadline runs from the first image that
-    # waits: a study reopened by a late one gets its full time again.
+    # A promise counts the whole study, whatever route its images take, but not what this node made of it. The deadline
+    # runs from the first image that waits: a study reopened by a late one gets its full time again.
     return Progress(
         first_received_at=min(i.received_at for i in pending),
         last_received_at=max(i.received_at for i in group.images),
-        instances=len(study.instances),
+        instances=sum(not i.own_result for i in study.instances),
+        images=len(group.images),
         series_descriptions=tuple(sorted({i.series_description for i in study.instances})),
         expected=study.expected_instances if expected is None else expected,
     )

@@ -11,9 +11,9 @@ import structlog
 from pynetdicom import build_context
 from pynetdicom.association import Association
 
-from db import deliveries
+from db import circuits, deliveries
 from db.domain import DueDelivery, ResultRef
-from db.errors import ConfigError, PeerUnavailable
+from db.errors import ConfigError, PeerUnavailable, PermanentError, StorageFull
 from db.session import Record
 from db.types import utcnow
 from node import scu, storage
@@ -27,6 +27,10 @@ log = structlog.get_logger(__name__)
 
 # Long enough for a handful of objects at the slowest; after a crash of this node its leases are freed at the restart.
 _LEASE_S = 600.0
+
+
+class ResultGone(PermanentError):
+    """A stored result is no longer in the data folder."""
 
 
 @dataclass
@@ -43,7 +47,7 @@ def run_delivery(sender: Sender, job_id: str, destination: str) -> None:
     """Send what is due of a job to a destination. Raises RecordUnavailable only."""
     with sender.record.write() as session:
         due = deliveries.claim(session, job_id, destination, sender.owner, lease_s=_LEASE_S)
-        open_until = deliveries.circuit_open_until(session, destination) if due else None
+        open_until = circuits.open_until(session, destination) if due else None
         if open_until is not None:
             for one in due:
                 deliveries.postpone(
@@ -53,10 +57,22 @@ def run_delivery(sender: Sender, job_id: str, destination: str) -> None:
     if not due or open_until is not None:
         return
     with structlog.contextvars.bound_contextvars(job=job_id, destination=destination):
-        _deliver(sender, destination, due)
+        limit = sender.settings.delivery.max_attempts
+        # Their senders were killed again and again before they could say how it went.
+        _give_up(sender, [one for one in due if one.attempt > limit], f"tried {limit} times, no sender ever finished")
+        _deliver(sender, destination, [one for one in due if one.attempt <= limit])
+
+
+def hand_back_unsent(sender: Sender, job_id: str, destination: str, reason: str) -> None:
+    """The delivery was cut short from outside (time limit, unforeseen error): later again, or a dead letter."""
+    with sender.record.read() as session:
+        due = deliveries.held(session, job_id, destination, sender.owner)
+    _again(sender, due, reason)
 
 
 def _deliver(sender: Sender, destination: str, due: list[DueDelivery]) -> None:
+    if not due:
+        return
     peer = sender.settings.peers.get(destination)
     if peer is None:
         _give_up(sender, due, f"no [peers.{destination}] entry in the settings; add it, then `radnode retry`")
@@ -74,6 +90,9 @@ def _deliver(sender: Sender, destination: str, due: list[DueDelivery]) -> None:
                 proof.ask(sender.record, sender.settings, association, destination, sent)
     except PeerUnavailable as error:
         _note_failure(sender, destination)
+        _again(sender, [one for one in due if one.id in open_ids], str(error))
+        return
+    except StorageFull as error:
         _again(sender, [one for one in due if one.id in open_ids], str(error))
         return
     except (scu.PeerRefused, ConfigError) as error:
@@ -100,7 +119,12 @@ def _send_all(
             _give_up(sender, [one], f"the peer takes no {_name(one)}; let it accept the class, then `radnode retry`")
             open_ids.discard(one.id)
             continue
-        path, ref = _object(sender.settings, one, how.sop_class_uid)
+        try:
+            path, ref = _object(sender.settings, one, how.sop_class_uid)
+        except PermanentError as error:
+            _give_up(sender, [one], str(error))
+            open_ids.discard(one.id)
+            continue
         answer = scu.send(association, path, as_implicit=how.as_implicit)
         if answer.ok:
             with sender.record.write() as session:
@@ -126,8 +150,12 @@ def _object(settings: Settings, one: DueDelivery, sop_class_uid: str) -> tuple[P
         return path, one.ref
     try:
         data, ref = as_sop_class(path.read_bytes(), sop_class_uid)
+    except FileNotFoundError as error:
+        raise ResultGone(f"result {one.ref.sop_instance_uid} is gone from {settings.data_dir}; restore it") from error
     except OSError as error:
-        raise ConfigError(f"result {one.ref.sop_instance_uid} cannot be read below {settings.data_dir}") from error
+        raise StorageFull(
+            f"a result cannot be read below {settings.data_dir} ({error.strerror}); check the disk"
+        ) from error
     relative = storage.derived_path(storage.RESULTS, ref.sop_instance_uid)
     return storage.store_bytes(settings.data_dir, relative, data), replace(one.ref, **_changed(ref))
 
@@ -169,12 +197,10 @@ def _note_answer(sender: Sender, destination: str, sent: list[int]) -> None:
         _note_failure(sender, destination)
         return
     with sender.record.write() as session:
-        deliveries.note_success(session, destination)
+        circuits.note_success(session, destination)
 
 
 def _note_failure(sender: Sender, destination: str) -> None:
     delivery = sender.settings.delivery
     with sender.record.write() as session:
-        deliveries.note_failure(
-            session, destination, threshold=delivery.circuit_failures, open_s=delivery.circuit_open_s
-        )
+        circuits.note_failure(session, destination, threshold=delivery.circuit_failures, open_s=delivery.circuit_open_s)

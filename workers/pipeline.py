@@ -22,6 +22,7 @@ from db.errors import LeaseLost, PermanentError, RadnodeError, RecordUnavailable
 from db.model_versions import ModelVersionView
 from db.session import Record
 from db.states import InstanceState, ModelState
+from db.types import utcnow
 from models.contracts import ModelIdentity, Reading
 from models.errors import ModelError
 from node import storage
@@ -34,7 +35,8 @@ from workers.version import VERSION
 
 log = structlog.get_logger(__name__)
 
-_RETRY_FIRST_S, _RETRY_MAX_S = 2.0, 120.0
+_RETRY_FIRST_S, _RETRY_MAX_S = 2.0, 300.0
+_GIVE_UP_AFTER_S = 24 * 3600.0
 
 
 class SourceGone(PermanentError):
@@ -229,12 +231,18 @@ def _store(settings: Settings, result: ResultObject) -> NewResult:
 
 
 def _hand_back(worker: Worker, job: ClaimedJob, reason: str) -> None:
-    if job.attempt >= worker.settings.work.max_attempts:
-        _park(worker, job, f"tried {job.attempt} times: {reason}")
+    """The machine lacks something for now: the longer the job has waited, the longer until the next try.
+
+    Its attempts are not used up: a full disk at night must not leave a hundred jobs parked in the morning.
+    """
+    age_s = (utcnow() - job.created_at).total_seconds()
+    if age_s > _GIVE_UP_AFTER_S:
+        _park(worker, job, f"tried for {age_s / 3600:.0f} hours: {reason}")
         return
+    wait_s = max(_RETRY_FIRST_S, min(_RETRY_MAX_S, age_s / 2)) * (0.5 + 0.5 * worker.chance.random())
     with worker.record.write() as session:
-        jobs.hand_back(session, job.id, worker.owner, reason=reason, delay_s=_delay_s(worker, job.attempt))
-    log.warning("job_handed_back", reason=reason, attempt=job.attempt)
+        jobs.hand_back(session, job.id, worker.owner, reason=reason, delay_s=wait_s, count=False)
+    log.warning("job_handed_back", reason=reason, wait_s=round(wait_s, 1))
 
 
 def _park(worker: Worker, job: ClaimedJob, reason: str) -> None:

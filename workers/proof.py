@@ -26,6 +26,11 @@ _POLL_S = 0.05
 # After that long without a trace the object is sent again.
 LOST_AFTER_S = 900.0
 _RETRY_S = 5.0
+# Settings of a peer under which nobody asks it by C-FIND, and what is said of its deliveries then.
+_WITHOUT_FIND = {
+    "none": "the settings ask for no proof",
+    "commitment": "it answered no request for storage commitment; the settings allow no other proof",
+}
 
 
 def recorder(record: Record) -> Callable[[CommitmentReport], bool]:
@@ -78,52 +83,62 @@ def read_back(
     destination: str,
     delivery_ids: Sequence[int],
     looks_s: Sequence[float] = _LOOKS_S,
-) -> None:
-    """Where allowed, ask by C-FIND for what is not proved yet, a few times; what is not found stays SENT.
+) -> set[int]:
+    """Ask by C-FIND, a few times, for what no storage commitment report is to come for.
 
-    A peer that answers no C-FIND leaves the deliveries UNCONFIRMED, which is said.
+    Returns the deliveries that the peer was asked for and does not find; they stay SENT. A peer that answers no C-FIND
+    leaves its deliveries UNCONFIRMED, which is said; one that is away is asked another time.
     """
     peer = settings.peers.get(destination)
-    if peer is None or peer.proof == "commitment":
-        return
-    if peer.proof == "none":
-        _leave(record, delivery_ids, "the settings ask for no proof")
-        return
+    if peer is None:
+        return set()
+    if peer.proof in _WITHOUT_FIND:
+        _leave(record, _left_to_prove(record, destination, delivery_ids), _WITHOUT_FIND[peer.proof])
+        return set()
+    missing: set[int] = set()
     for wait_s in looks_s:
         time.sleep(wait_s)
         with record.read() as session:
-            open_refs = deliveries.unproved(session, destination, delivery_ids)
+            open_refs = deliveries.unproved(session, destination, delivery_ids, report_to_come=False)
         if not open_refs:
-            return
+            return set()
         try:
             held = scu.holds(peer, settings, [ref for _, ref in open_refs])
         except (scu.PeerRefused, ConfigError) as error:
             _leave(record, [i for i, _ in open_refs], f"neither storage commitment nor C-FIND: {error}")
-            return
+            return set()
         except PeerUnavailable as error:
             log.warning("read_back_postponed", destination=destination, reason=str(error))
-            return
+            return set()
         found = [i for i, ref in open_refs if ref.sop_instance_uid in held]
+        missing = {i for i, _ in open_refs} - set(found)
         if found:
             with record.write() as session:
                 deliveries.confirm(session, found, "found by C-FIND")
+    return missing
 
 
 def check_overdue(record: Record, settings: Settings, after_s: float) -> None:
-    """Look again for what was sent more than `after_s` ago and is not proved; send again what stays away."""
+    """Look again for what was sent more than `after_s` ago and is not proved; send again what stays away.
+
+    Only what the peer was asked for and did not find is sent again; every sending counts as an attempt.
+    """
     now = utcnow()
     with record.write() as session:
         deliveries.expire_commitments(session, now)
     with record.read() as session:
         waiting = deliveries.awaiting_proof(session, now - timedelta(seconds=after_s))
     for destination, entries in waiting.items():
-        read_back(record, settings, destination, [i for i, _ in entries], looks_s=(0.0,))
-        lost = {i for i, sent_at in entries if now - sent_at > timedelta(seconds=LOST_AFTER_S)}
-        for delivery_id in lost & set(_unproved(record, destination, [i for i, _ in entries])):
-            with record.write() as session:
-                deliveries.send_again(
-                    session, delivery_id, "the peer took it but does not find it; it is sent again", at=now
-                )
+        missing = read_back(record, settings, destination, [i for i, _ in entries], looks_s=(0.0,))
+        for delivery_id, sent_at in entries:
+            if delivery_id in missing and now - sent_at > timedelta(seconds=LOST_AFTER_S):
+                with record.write() as session:
+                    deliveries.send_again(session, delivery_id, "the peer took it but does not find it", at=now)
+
+
+def _left_to_prove(record: Record, destination: str, delivery_ids: Sequence[int]) -> list[int]:
+    with record.read() as session:
+        return [i for i, _ in deliveries.unproved(session, destination, delivery_ids, report_to_come=False)]
 
 
 def _unproved(record: Record, destination: str, delivery_ids: Sequence[int]) -> list[int]:

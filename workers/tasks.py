@@ -20,7 +20,7 @@ from db.session import Record
 from node import logs
 from node.identity import owner
 from workers.app import DELIVER_TASK, INFER_TASK, make_app, settings_of_process
-from workers.deliver import Sender, run_delivery
+from workers.deliver import Sender, hand_back_unsent, run_delivery
 from workers.loaded import LoadedModels
 from workers.pipeline import Worker, hand_back_unfinished, run_job
 
@@ -78,4 +78,12 @@ def deliver(subject: str) -> None:
     job_id, separator, destination = subject.partition(":")
     if not separator:
         raise MalformedMessage("a delivery is named job:destination")
-    run_delivery(_process["sender"], job_id, destination)
+    sender: Sender = _process["sender"]
+    try:
+        run_delivery(sender, job_id, destination)
+    except SoftTimeLimitExceeded:
+        limit = sender.settings.work.soft_time_limit_s
+        hand_back_unsent(sender, job_id, destination, f"it took longer than work.soft_time_limit_s = {limit} s")
+    except Exception as error:
+        hand_back_unsent(sender, job_id, destination, f"unforeseen {type(error).__name__}; see the worker's log")
+        raise

@@ -55,7 +55,9 @@ def explain(settings: Settings, facts: dict[str, Any]) -> dict[str, Any]:
     chosen = routing.choose(settings.routes, facts, settings.route_match)
     if facts.get("manufacturer") == "radnode":
         outcome = f"stored, not read: {OWN_RESULT}"
-    elif facts.get("sop_class_uid") not in readable_sop_classes():
+    elif facts.get("sop_class_uid") not in readable_sop_classes(
+        settings.read_secondary_captures, settings.read_for_processing
+    ):
         outcome = "stored, not read: its SOP class is stored, not read by models"
     elif not chosen:
         outcome = f"stored, not read: {routing.why_not(settings.routes, facts)}"

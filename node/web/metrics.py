@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import GaugeMetricFamily
 
-from db import deliveries, listing, outbox
+from db import circuits, listing, outbox
 from db.session import Record
 from node.settings import Settings
 
@@ -24,7 +24,7 @@ class RecordCollector:
         with self.record.read() as session:
             counts = listing.counts(session)
             waiting = outbox.waiting(session)
-            circuits = deliveries.open_circuits(session)
+            open_now = circuits.open_circuits(session)
         for name, states in counts.items():
             family = GaugeMetricFamily(f"radnode_{name}", f"How many {name} are in each state.", labels=["state"])
             for state, count in states.items():
@@ -32,7 +32,7 @@ class RecordCollector:
             yield family
         yield GaugeMetricFamily("radnode_outbox_waiting", "Messages the broker has not got yet.", value=waiting)
         broken = GaugeMetricFamily("radnode_circuit_open", "Destinations that are left alone.", labels=["destination"])
-        for destination in circuits:
+        for destination in open_now:
             broken.add_metric([destination], 1)
         yield broken
         free = shutil.disk_usage(self.settings.data_dir).free

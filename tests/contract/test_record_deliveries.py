@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from sqlalchemy import select, update
 
-from db import deliveries, intake, jobs
+from db import circuits, deliveries, intake, jobs
 from db.domain import DueDelivery, ResultRef
 from db.session import Record
 from db.states import DeliveryState
@@ -148,9 +148,9 @@ def test_a_dead_letter_waits_for_a_person_and_is_forgiven(record: Record) -> Non
     assert claim(record, first) == []
     messages(record)
     with record.write() as session:
-        deliveries.note_failure(session, "pacs", threshold=1, open_s=600)
+        circuits.note_failure(session, "pacs", threshold=1, open_s=600)
         assert deliveries.retry(session, actor="cli", destination="pacs", job_id=second) == 1
-        assert deliveries.circuit_open_until(session, "pacs") is None
+        assert circuits.open_until(session, "pacs") is None
         assert deliveries.retry(session, actor="cli", destination="nowhere") == 0
     assert [subject for subject, _ in messages(record)] == [f"{second}:pacs"]
     assert states(record) == ["DEAD", "DEAD", "PENDING"]
@@ -324,12 +324,12 @@ def test_the_proof_that_waits_longest_is_looked_for_first(record: Record) -> Non
 def fail(record: Record, times: int = 1, *, threshold: int = 3, open_s: float = 60.0) -> None:
     for _ in range(times):
         with record.write() as session:
-            deliveries.note_failure(session, "pacs", threshold=threshold, open_s=open_s)
+            circuits.note_failure(session, "pacs", threshold=threshold, open_s=open_s)
 
 
 def open_until(record: Record) -> datetime | None:
     with record.write() as session:
-        return deliveries.circuit_open_until(session, "pacs")
+        return circuits.open_until(session, "pacs")
 
 
 def test_failures_in_a_row_open_the_circuit(record: Record) -> None:
@@ -337,16 +337,16 @@ def test_failures_in_a_row_open_the_circuit(record: Record) -> None:
     fail(record, 2)
     assert open_until(record) is None
     with record.read() as session:
-        assert deliveries.open_circuits(session) == []
+        assert circuits.open_circuits(session) == []
     fail(record)
     until = open_until(record)
     assert until is not None
     assert utcnow() + timedelta(seconds=50) < until
     with record.write() as session:
-        assert deliveries.open_circuits(session) == ["pacs"]
-        assert deliveries.circuit_open_until(session, "ris") is None
-        deliveries.note_success(session, "pacs")
-        assert deliveries.open_circuits(session) == []
+        assert circuits.open_circuits(session) == ["pacs"]
+        assert circuits.open_until(session, "ris") is None
+        circuits.note_success(session, "pacs")
+        assert circuits.open_circuits(session) == []
     fail(record, 2)
     assert open_until(record) is None, "a success starts the count anew"
 

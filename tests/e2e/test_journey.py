@@ -109,13 +109,15 @@ def test_sending_an_image_again_changes_nothing(site: Site) -> None:
     assert sorted(site.pacs.instances(study)) == sorted(held)
 
 
-def test_what_a_model_must_not_read_comes_back_as_not_analysed(site: Site) -> None:
-    """The header says that it is the position of an unknown; the picture is never decoded."""
-    study = route_to_node(site, shared_dicom() / "cxr" / "nih_udacity_test6.dcm")
+def test_what_a_model_must_not_read_comes_back_as_not_analysed(site: Site, tmp_path: Path) -> None:
+    lateral = dcmread(chest("wrap_08_pneumonia.dcm"))
+    lateral.ViewPosition = "LL"
+    lateral.save_as(tmp_path / "lateral.dcm")
+    study = route_to_node(site, tmp_path / "lateral.dcm")
     (report_id,) = site.pacs.instances(study, modality="SR")
     row = next(r for r in site.node.instances() if r["study_instance_uid"] == study)
     assert row["state"] == "NOT_ANALYSED"
-    assert row["reason"]
+    assert row["reason"] == "lateral view (ViewPosition LL)"
     content = str(site.pacs.tags(report_id)["ContentSequence"])
     assert row["reason"] in content
     assert "52101004" not in content  # SCT "Present"

@@ -11,6 +11,8 @@ from typing import Any, Self
 from pydicom.dataset import Dataset
 from pynetdicom import AE, evt
 
+from tests.support.processes import free_port
+
 _EXPLICIT = "1.2.840.10008.1.2.1"
 _ENHANCED_SR = "1.2.840.10008.5.1.4.1.1.88.22"
 _COMPREHENSIVE_3D_SR = "1.2.840.10008.5.1.4.1.1.88.34"
@@ -99,5 +101,40 @@ def forgetful_archive(port: int, *, forget_first: int) -> Iterator[Archive]:
     server = entity.start_server(("127.0.0.1", archive.port), block=False, evt_handlers=handlers)
     try:
         yield archive
+    finally:
+        server.shutdown()
+
+
+@dataclass
+class Finder:
+    """Answers C-FIND at IMAGE level with what it `holds`, or with a failure status; counts the questions."""
+
+    port: int
+    holds: set[str] = field(default_factory=set)
+    status: int = 0x0000
+    questions: int = 0
+
+    def find(self, event: evt.Event) -> Iterator[tuple[int, Dataset | None]]:
+        self.questions += 1
+        if self.status:
+            yield self.status, None
+            return
+        for uid in sorted(self.holds):
+            found = Dataset()
+            found.QueryRetrieveLevel = "IMAGE"
+            found.SOPInstanceUID = uid
+            yield 0xFF00, found
+
+
+@contextmanager
+def finder() -> Iterator[Finder]:
+    """Run an archive that can be asked and takes nothing."""
+    peer = Finder(free_port())
+    entity = AE("FINDER")
+    entity.add_supported_context("1.2.840.10008.5.1.4.1.2.2.1")
+    handlers: list[Any] = [(evt.EVT_C_FIND, peer.find)]
+    server = entity.start_server(("127.0.0.1", peer.port), block=False, evt_handlers=handlers)
+    try:
+        yield peer
     finally:
         server.shutdown()

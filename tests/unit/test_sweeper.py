@@ -118,6 +118,6 @@ def test_a_pacs_that_may_not_be_asked_or_does_not_answer_stops_nothing(record: R
     receive(record, image(1))
     with record.read() as session:
         seen = studies.load_study(session, study(record).id)
-    assert PacsCounts(Settings())(seen) is None
+    assert PacsCounts(Settings(), record)(seen) is None
     peer = {"ae_title": "MODALITY", "host": "127.0.0.1", "port": free_port(), "expected_counts": True}
-    assert PacsCounts(Settings.model_validate({"peers": {"pacs": peer}}))(seen) is None
+    assert PacsCounts(Settings.model_validate({"peers": {"pacs": peer}}), record)(seen) is None

@@ -39,4 +39,5 @@ def test_images_for_processing_and_captures_are_a_choice() -> None:
     for_processing, capture = "1.2.840.10008.5.1.4.1.1.1.1.1", "1.2.840.10008.5.1.4.1.1.7"
     assert for_processing not in readable_sop_classes()
     assert for_processing in readable_sop_classes(for_processing=True)
-    assert capture not in readable_sop_classes(secondary_capture=False)
+    assert capture not in readable_sop_classes()
+    assert capture in readable_sop_classes(secondary_capture=True)

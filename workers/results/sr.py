@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from io import BytesIO
 
 from highdicom.sr import Comprehensive3DSR
@@ -95,8 +95,10 @@ def as_sop_class(data: bytes, sop_class_uid: str) -> tuple[bytes, ResultRef]:
         raise ValueError(f"{sop_class_uid} is no class of report that this node writes")
     dataset = read_report(data)
     if dataset.SOPClassUID != sop_class_uid:
-        dataset.SOPInstanceUID = derive("as class", str(dataset.SOPInstanceUID), sop_class_uid)
-        dataset.SOPClassUID = UID(sop_class_uid)
+        _relabel(dataset, "SOPInstanceUID", "SOPClassUID", sop_class_uid)
+        for reference in _predecessors(dataset):
+            # The destination got the earlier report under that class, too.
+            _relabel(reference, "ReferencedSOPInstanceUID", "ReferencedSOPClassUID", sop_class_uid)
         data = encode(dataset, str(dataset.file_meta.get("SourceApplicationEntityTitle", "")))
     return data, ResultRef(
         sop_class_uid=sop_class_uid,
@@ -104,6 +106,17 @@ def as_sop_class(data: bytes, sop_class_uid: str) -> tuple[bytes, ResultRef]:
         series_instance_uid=str(dataset.SeriesInstanceUID),
         study_instance_uid=str(dataset.StudyInstanceUID),
     )
+
+
+def _relabel(item: Dataset, instance: str, sop_class: str, sop_class_uid: str) -> None:
+    setattr(item, instance, derive("as class", str(item[instance].value), sop_class_uid))
+    setattr(item, sop_class, UID(sop_class_uid))
+
+
+def _predecessors(report: Dataset) -> Iterator[Dataset]:
+    for study in report.get("PredecessorDocumentsSequence") or ():
+        for series in study.ReferencedSeriesSequence:
+            yield from series.ReferencedSOPSequence
 
 
 def sr_fallbacks() -> tuple[str, ...]:
