@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.progress import Progress
 from rich.table import Table
 
 from models import registry
-from models.datasets.labels import read_labels
+from models.datasets import SampleSet, read
+from models.datasets.pixels import Images
 from models.errors import DatasetError, ModelError
-from models.evaluation.report import report
-from models.evaluation.scoring import Scores, score_images
+from models.evaluation.boxes import with_boxes
+from models.evaluation.document import Evaluation, Request, evaluate
+from models.evaluation.figures import Rules
+from models.evaluation.html import render
+from models.evaluation.parts import choose_part, read_parts
+from models.evaluation.pictures import worst_errors
+from models.evaluation.truth import NEGATIVE_NAMES
 from models.registry import Bundle
 from models.runner import load_runner
 
@@ -26,60 +34,99 @@ _out = Console(highlight=False)
 _err = Console(stderr=True, highlight=False)
 
 
-@app.command()
-def evaluate(
+@app.command("evaluate")
+def command(
     bundle: Annotated[str, typer.Argument(help="A bundle's folder, or the id of an installed model.")],
     labels: Annotated[Path, typer.Option(help="CSV with the columns file, source, patient, label.")],
     images: Annotated[Path, typer.Option(help="The folder that the files are relative to.")],
     *,
-    label: Annotated[str | None, typer.Option(help="Which of the model's labels; the first by default.")] = None,
+    kind: Annotated[str, typer.Option(help="How the label file is to be read.")] = "labels-csv",
+    option: Annotated[list[str] | None, typer.Option(help="NAME=VALUE for that kind; may be repeated.")] = None,
+    label: Annotated[
+        list[str] | None, typer.Option(help="Only this label of the model; may be repeated. All by default.")
+    ] = None,
+    negative: Annotated[
+        list[str] | None, typer.Option(help="What the file calls images without a finding; may be repeated.")
+    ] = None,
+    rename: Annotated[list[str] | None, typer.Option(help="FILE_LABEL=MODEL_LABEL; may be repeated.")] = None,
+    split_file: Annotated[
+        Path | None, typer.Option(help="CSV with the columns file and split, or one file a line.")
+    ] = None,
+    part: Annotated[str | None, typer.Option(help="Part of the split to judge; test where there is a split.")] = None,
+    against: Annotated[str | None, typer.Option(help="Another bundle, compared on the same images.")] = None,
+    boxes: Annotated[Path | None, typer.Option(help="CSV of boxes: image, finding, x, y, width, height.")] = None,
+    boxes_side: Annotated[
+        float | None, typer.Option(min=1, help="Longest side of the images the boxes were drawn on, if not these.")
+    ] = None,
+    explain: Annotated[int, typer.Option(min=0, help="Images to test the maps on (deletion, randomisation).")] = 0,
     resamples: Annotated[int, typer.Option(min=1, help="Bootstrap resamples of patients.")] = 1000,
+    html: Annotated[Path | None, typer.Option(dir_okay=False, help="Write a report for people to this file.")] = None,
+    pictures: Annotated[int, typer.Option(min=0, help="Worst errors per label shown in the report.")] = 3,
     json_output: Annotated[
         bool, typer.Option("--json", help="One JSON document on standard output and nothing else.")
     ] = False,
 ) -> None:
-    """AUROC and the other figures per source, with 95 % intervals over patients. Images listed as anything other than
-    "normal" or the model's label are counted and skipped; unreadable files are listed."""
+    """All figures per source and label, with 95 % intervals over patients. Images whose labels the model has no word
+    for are counted and skipped; unreadable files are listed."""
     try:
-        document = measure(_find(bundle), labels, images, label=label, resamples=resamples)
+        samples = _samples(labels, kind, _pairs(option), boxes)
+        chosen = choose_part(samples, None if split_file is None else read_parts(split_file), part)
+        request = Request(
+            Rules(resamples=resamples),
+            negative=tuple(negative or NEGATIVE_NAMES),
+            rename=_pairs(rename),
+            labels=tuple(label or ()),
+            explain=explain,
+            boxes_side=boxes_side,
+        )
+        found = run(_find(bundle), chosen, Images(images), request, None if against is None else _find(against))
+        if html is not None:
+            _write_html(html, found, _find(bundle), Images(images), pictures)
     except ModelError as error:
         _err.print(f"radnode: {error}", markup=False, soft_wrap=True)
         raise typer.Exit(EXIT_FAILED) from error
     if json_output:
-        typer.echo(json.dumps(document, indent=2, allow_nan=False))
+        typer.echo(json.dumps(found.document, indent=2, allow_nan=False))
         return
-    _print(document)
+    _print(found.document)
 
 
-def measure(
-    bundle: Bundle, labels: Path, images: Path, *, label: str | None = None, resamples: int = 1000
-) -> dict[str, Any]:
-    """The document that `radnode evaluate --json` prints.
-
-    Raises BundleError, RuntimeUnavailable, or DatasetError when no image of the model's labels can be read.
-    """
-    keys = [known.key for known in bundle.manifest.labels]
-    key = keys[0] if label is None else label
-    if key not in keys:
-        raise DatasetError(f"model {bundle.manifest.id} has no label {key}; it knows {', '.join(keys)}")
-    scores = score_images(bundle, load_runner(bundle), read_labels(labels), images, label=key)
-    if not scores.scored:
-        raise DatasetError(f"none of the images in {labels.name} is labelled 'normal' or '{key}' and readable")
-    point = next(point for point in bundle.manifest.operating_points if point.label == key)
-    return {
-        "model": bundle.identity.id,
-        "version": bundle.identity.version,
-        "bundle_digest": bundle.identity.bundle_digest,
-        "label": key,
-        "images": len(scores.scored),
-        **_left_out(scores),
-        **report(scores.scored, point.threshold, resamples=resamples),
-    }
+def run(
+    bundle: Bundle, found: SampleSet, images: Images, request: Request, against: Bundle | None = None
+) -> Evaluation:
+    """Load the networks and evaluate, with a bar on standard error where that is a terminal. Raises ModelError."""
+    other = None if against is None else (against, load_runner(against))
+    passes = len(found.samples) * (1 if against is None else 2)
+    with Progress(console=_err, transient=True, disable=not _err.is_terminal) as bar:
+        task = bar.add_task("images", total=passes)
+        return evaluate(
+            bundle, load_runner(bundle), found, images, request, against=other, each=lambda: bar.advance(task)
+        )
 
 
-def _left_out(scores: Scores) -> dict[str, Any]:
-    unreadable = [{"file": file, "reason": reason} for file, reason in scores.unreadable]
-    return {"skipped": scores.skipped, "unreadable": unreadable}
+def _samples(labels: Path, kind: str, options: dict[str, str], boxes: Path | None) -> SampleSet:
+    if not labels.exists():
+        raise DatasetError(f"there is no label file {labels}")
+    found = read(kind, {"file": labels, **options})
+    return found if boxes is None else replace(found, samples=tuple(with_boxes(found.samples, boxes)))
+
+
+def _pairs(given: list[str] | None) -> dict[str, str]:
+    found = {}
+    for one in given or ():
+        name, equals, value = one.partition("=")
+        if not name or not equals:
+            raise DatasetError(f"{one!r} is not NAME=VALUE")
+        found[name] = value
+    return found
+
+
+def _write_html(path: Path, found: Evaluation, bundle: Bundle, images: Images, pictures: int) -> None:
+    shown = worst_errors(bundle, load_runner(bundle), found.judged, images, each=pictures) if pictures else []
+    try:
+        path.write_text(render(found.document, shown), encoding="utf-8")
+    except OSError as error:
+        raise DatasetError(f"the report cannot be written to {path}") from error
 
 
 def _find(name: str) -> Bundle:
@@ -88,16 +135,28 @@ def _find(name: str) -> Bundle:
 
 
 def _print(document: dict[str, Any]) -> None:
-    _out.print(f"{document['model']} {document['version']}: {document['label']}, {document['images']} images")
+    _out.print(f"{document['model']} {document['version']}: {document['images']} images", markup=False)
     names = ("auroc", "auprc", "sensitivity", "specificity", "brier", "ece")
-    table = Table("source", "images", "patients", *names)
-    for source, found in document["sources"].items():
-        table.add_row(source, str(found["images"]), str(found["patients"]), *(_shown(found[name]) for name in names))
-    _out.print(table)
+    for label in document["labels"]:
+        table = Table("source", "images", "positive", *names, title=label)
+        for source, whole in document["sources"].items():
+            one = whole["labels"][label]
+            counts = (str(one["images"]), str(one["positive_images"]))
+            table.add_row(source, *counts, *(_shown(one[name]) for name in names))
+        mean = document["mean_of_sources"]["labels"][label]
+        table.add_row("mean of sources", "", "", *(_shown(mean[name]) for name in names))
+        _out.print(table)
+    if document["source_test"]:
+        _out.print(document["source_test"]["verdict"], markup=False)
+    for name, one in document.get("comparison", {}).get("mean_of_sources", {}).items():
+        if name != "labels":
+            _out.print(
+                f"Difference to {document['comparison']['against']['model']}, {name}: {_shown(one)}", markup=False
+            )
     for label, count in document["skipped"].items():
         _out.print(f"Skipped: {count} images labelled {label}, which this model has no word for.", markup=False)
-    for entry in document["unreadable"]:
-        _out.print(f"Unreadable: {entry['file']}: {entry['reason']}", markup=False, soft_wrap=True)
+    for entry in (*document["unreadable"], *document["refused_by_gate"]):
+        _out.print(f"Not judged: {entry['file']}: {entry['reason']}", markup=False, soft_wrap=True)
 
 
 def _shown(figure: dict[str, float | None]) -> str:
