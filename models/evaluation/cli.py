@@ -16,6 +16,7 @@ from models import registry
 from models.datasets import SampleSet, read
 from models.datasets.pixels import Images
 from models.errors import DatasetError, ModelError
+from models.evaluation.binary import PREVALENCES
 from models.evaluation.boxes import with_boxes
 from models.evaluation.document import Evaluation, Request, evaluate
 from models.evaluation.figures import Rules
@@ -59,6 +60,9 @@ def command(
         float | None, typer.Option(min=1, help="Longest side of the images the boxes were drawn on, if not these.")
     ] = None,
     explain: Annotated[int, typer.Option(min=0, help="Images to test the maps on (deletion, randomisation).")] = 0,
+    prevalence: Annotated[
+        list[float] | None, typer.Option(help="Share of ill people for PPV and NPV; may be repeated. 0.05 and 0.2.")
+    ] = None,
     resamples: Annotated[int, typer.Option(min=1, help="Bootstrap resamples of patients.")] = 1000,
     html: Annotated[Path | None, typer.Option(dir_okay=False, help="Write a report for people to this file.")] = None,
     pictures: Annotated[int, typer.Option(min=0, help="Worst errors per label shown in the report.")] = 3,
@@ -72,7 +76,7 @@ def command(
         samples = _samples(labels, kind, _pairs(option), boxes)
         chosen = choose_part(samples, None if split_file is None else read_parts(split_file), part)
         request = Request(
-            Rules(resamples=resamples),
+            Rules(resamples=resamples, prevalences=_shares(prevalence)),
             negative=tuple(negative or NEGATIVE_NAMES),
             rename=_pairs(rename),
             labels=tuple(label or ()),
@@ -119,6 +123,12 @@ def _pairs(given: list[str] | None) -> dict[str, str]:
             raise DatasetError(f"{one!r} is not NAME=VALUE")
         found[name] = value
     return found
+
+
+def _shares(given: list[float] | None) -> tuple[float, ...]:
+    if any(not 0 < share < 1 for share in given or ()):
+        raise DatasetError("a prevalence is a share between 0 and 1")
+    return tuple(given) if given else PREVALENCES
 
 
 def _write_html(path: Path, found: Evaluation, bundle: Bundle, images: Images, pictures: int) -> None:

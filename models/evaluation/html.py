@@ -68,6 +68,7 @@ def render(document: Mapping[str, Any], pictures: Sequence[Picture] = ()) -> str
         figure=figure,
         name_of=name_of,
         round=known,
+        recorded=_recorded,
     )
 
 
@@ -79,6 +80,10 @@ def figure(found: Mapping[str, Any] | None) -> Markup:
     if found["low"] is None:
         return value
     return value + Markup(" <small>{:.3f}&thinsp;&ndash;&thinsp;{:.3f}</small>").format(found["low"], found["high"])
+
+
+def _recorded(found: Mapping[str, Any]) -> str:
+    return f"{found['value']:.3f} ({found['low']:.3f} to {found['high']:.3f})"
 
 
 def name_of(key: str) -> str:

@@ -18,7 +18,7 @@ _WIDTH, _PLOT = 360, 270
 _LEFT, _TOP = 52, 12
 _LEGEND_LINE = 18
 _LONGEST_NAME = 40
-_FOREST_NAMES, _FOREST_ROW = 190, 24
+_FOREST_NAMES, _FOREST_PLOT, _FOREST_ROW = 176, 214, 24
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def curves(described: str, x_label: str, y_label: str, lines: Sequence[Line], *,
 
 def forest(described: str, rows: Sequence[tuple[str, float, float, float]], x_label: str) -> str:
     """Values (name, value, low, high) in [0, 1] with their intervals, one below the other."""
-    width, height = _FOREST_NAMES + 310, 14 + _FOREST_ROW * len(rows) + 44
+    width, height = _FOREST_NAMES + _FOREST_PLOT, 14 + _FOREST_ROW * len(rows) + 44
     root, left, right = _root(described, width, height), _FOREST_NAMES, width - 14
     bottom = 14 + _FOREST_ROW * len(rows)
 

@@ -72,6 +72,12 @@ def test_what_is_judged_and_what_is_not(root: Path) -> None:
     assert set(found["source_test"]["from_border"]) == {"all images", "negative images"}
 
 
+def test_predictive_values_are_those_of_the_prevalences_asked_for(root: Path) -> None:
+    found = document_of(evaluated(root, "--json", "--prevalence", "0.01"))
+    names = {name for name in found["sources"]["a"] if "prevalence" in name}
+    assert names == {"ppv_at_prevalence_0.01", "npv_at_prevalence_0.01"}
+
+
 def test_thresholds_are_the_bundles_own(root: Path) -> None:
     points = document_of(evaluated(root, "--json"))["operating_points"]
     assert [(point["label"], point["threshold"]) for point in points] == [("pneumonia", 0.5), ("effusion", 0.6)]
@@ -160,6 +166,7 @@ def test_maps_are_tested_beside_what_chance_would_score(root: Path) -> None:
     ("more", "message"),
     [
         (("--label", "hernia"), "has no label hernia"),
+        (("--prevalence", "1.5"), "between 0 and 1"),
         (("--option", "separator"), "not NAME=VALUE"),
         (("--part", "validation"), "no image is in the part"),
         (("--kind", "unheard-of"), "are unknown"),
