@@ -11,7 +11,7 @@ from pydicom.dataset import Dataset
 from db.domain import ResultRef
 from db.errors import UnreadableError
 from models.contracts import CodedConcept
-from node.intake import OWN_MANUFACTURER
+from node.identity import MANUFACTURER
 from tests.support.result_samples import analysed, finding, header, provenance, reading, refused
 from workers.results import SourceResult, as_sop_class, build_results, readable_html, sr_fallbacks
 from workers.results.codes import private_schemes
@@ -91,7 +91,7 @@ def test_what_an_object_says_of_itself_is_what_its_reference_says() -> None:
 
 def test_the_listener_knows_its_own_results() -> None:
     for result in build_results([analysed(header(), ["pneumonia"])], provenance()):
-        assert read(result.data).Manufacturer == OWN_MANUFACTURER
+        assert read(result.data).Manufacturer == MANUFACTURER
 
 
 def test_every_date_is_the_job_s() -> None:
@@ -146,6 +146,18 @@ def test_a_revision_names_what_it_supersedes() -> None:
     (study,) = report.PredecessorDocumentsSequence
     assert study.StudyInstanceUID == "1.2.3.4.3"
     assert study.ReferencedSeriesSequence[0].ReferencedSOPSequence[0].ReferencedSOPInstanceUID == "2.25.1"
+
+
+def test_under_an_older_class_it_names_the_predecessor_that_the_destination_got() -> None:
+    first = build_results([analysed(header())], provenance())[0]
+    second = build_results([analysed(header())], provenance("job-2", predecessors=(first.ref,)))[0]
+    for sop_class in sr_fallbacks()[1:]:
+        _, sent = as_sop_class(first.data, sop_class)
+        data, _ = as_sop_class(second.data, sop_class)
+        (study,) = read(data).PredecessorDocumentsSequence
+        (named,) = study.ReferencedSeriesSequence[0].ReferencedSOPSequence
+        assert named.ReferencedSOPInstanceUID == sent.sop_instance_uid
+        assert named.ReferencedSOPClassUID == sop_class
 
 
 def test_every_instance_the_tree_names_is_listed_as_evidence_and_no_other() -> None:

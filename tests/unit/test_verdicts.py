@@ -209,3 +209,13 @@ def test_every_image_is_read_stored_or_waited_for(seen: list[InstanceView], seco
 def test_deciding_twice_decides_the_same(now: datetime) -> None:
     seen = study(picture(1), picture(2, 10), expected=3)
     assert judge(seen, now, WHOLE) == judge(seen, now, WHOLE)
+
+
+def test_what_this_node_made_counts_for_no_promise_and_reports_are_no_images() -> None:
+    own = picture(2, own_result=True, sop_class_uid=SR, modality="SR", facts={"modality": "SR"})
+    report = picture(3, sop_class_uid=SR, modality="SR", facts={"modality": "SR"})
+    promised = judge(study(picture(1), own, expected=2), QUIET, WHOLE)
+    assert "1 of 2 expected images" in promised.reason
+    two_images = WHOLE.model_copy(update={"min_instances": 2})
+    few = judge(study(picture(1), own, report), QUIET, two_images)
+    assert "1 of at least 2 images" in few.reason

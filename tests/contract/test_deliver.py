@@ -1,0 +1,91 @@
+"""Deliveries that cannot go well come to an end that a person can see; on both databases."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import update
+
+from db import deliveries, listing
+from db.session import Record
+from db.tables import Delivery
+from node.settings import Delivery as DeliverySettings
+from node.settings import Peer, Settings
+from tests.support import records
+from tests.support.peers import EnhancedOnly
+from tests.support.processes import free_port
+from workers.deliver import Sender, hand_back_unsent, run_delivery
+
+OWNER = "host:deliver:1"
+
+
+def sender(record: Record, folder: Path, port: int) -> Sender:
+    peers = {"pacs": Peer(ae_title="OLD", host="127.0.0.1", port=port)}
+    return Sender(Settings(data_dir=folder, peers=peers, delivery=DeliverySettings(max_attempts=2)), record, OWNER)
+
+
+def rows(record: Record) -> list[dict[str, Any]]:
+    with record.read() as session:
+        return listing.deliveries(session)
+
+
+def test_a_result_whose_file_is_gone_becomes_a_dead_letter(record: Record, tmp_path: Path) -> None:
+    job_id = records.finished_job(record, records.result(1, "SC"))
+    with EnhancedOnly(free_port()) as archive:
+        run_delivery(sender(record, tmp_path, archive.port), job_id, "pacs")
+    (row,) = rows(record)
+    assert row["state"] == "DEAD"
+    assert "gone from the disk" in row["reason"]
+
+
+def test_a_report_that_must_be_relabelled_and_is_gone_becomes_one_too(record: Record, tmp_path: Path) -> None:
+    job_id = records.finished_job(record, records.result(1, "SR"))
+    with EnhancedOnly(free_port()) as archive:
+        run_delivery(sender(record, tmp_path, archive.port), job_id, "pacs")
+    (row,) = rows(record)
+    assert row["state"] == "DEAD"
+    assert "restore it" in row["reason"]
+
+
+def test_a_delivery_that_kills_its_senders_is_given_up(record: Record, tmp_path: Path) -> None:
+    job_id = records.finished_job(record)
+    for _ in range(2):
+        with record.write() as session:
+            assert deliveries.claim(session, job_id, "pacs", "host:killed:1", lease_s=-1)
+    run_delivery(sender(record, tmp_path, free_port()), job_id, "pacs")
+    (row,) = rows(record)
+    assert (row["state"], row["reason"]) == ("DEAD", "tried 2 times, no sender ever finished")
+
+
+def test_work_cut_short_is_tried_again_and_then_given_up(record: Record, tmp_path: Path) -> None:
+    job_id = records.finished_job(record)
+    mine = sender(record, tmp_path, free_port())
+    seen = []
+    for _ in range(2):
+        with record.write() as session:
+            session.execute(update(Delivery).values(next_attempt_at=records.NOON))
+            assert deliveries.claim(session, job_id, "pacs", OWNER, lease_s=600)
+        hand_back_unsent(mine, job_id, "pacs", "it took too long")
+        seen.append(rows(record)[0]["state"])
+    assert seen == ["PENDING", "DEAD"]
+    assert rows(record)[0]["reason"] == "tried 2 times: it took too long"
+
+
+def test_a_destination_nobody_knows_is_named(record: Record, tmp_path: Path) -> None:
+    job_id = records.finished_job(record, destinations=("archive",))
+    run_delivery(sender(record, tmp_path, free_port()), job_id, "archive")
+    (row,) = rows(record)
+    assert row["state"] == "DEAD"
+    assert "[peers.archive]" in row["reason"]
+
+
+# pynetdicom leaves the socket of a refused connection to the garbage collector.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_destination_that_is_away_is_tried_again(record: Record, tmp_path: Path) -> None:
+    job_id = records.finished_job(record)
+    run_delivery(sender(record, tmp_path, free_port()), job_id, "pacs")
+    (row,) = rows(record)
+    assert (row["state"], row["attempts"]) == ("PENDING", 1)
+    assert "cannot be reached" in row["reason"]
