@@ -105,6 +105,15 @@ def settle(
     return [_open_revision(session, study, new) for new in revisions]
 
 
+def postpone(session: Session, study_id: int, check_at: datetime) -> str:
+    """Look at a study that could not be judged again at `check_at`, or when an image comes; returns its UID."""
+    affected(
+        session,
+        update(Study).where(Study.id == study_id, Study.state == StudyState.RECEIVING).values(check_at=check_at),
+    )
+    return session.get_one(Study, study_id).study_instance_uid
+
+
 def _open_revision(session: Session, study: StudyView, new: NewRevision) -> int:
     now = utcnow()
     previous = session.scalars(

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 
+from node.rules import LONGEST_TEXT
+
 
 class Verdict(StrEnum):
     WAIT = "wait"
@@ -97,7 +99,7 @@ def _missing(policy: Policy, progress: Progress) -> list[str]:
 
 
 def _any_match(pattern: str, descriptions: Sequence[str]) -> bool:
-    return any(re.search(pattern, description, re.IGNORECASE) for description in descriptions)
+    return any(re.search(pattern, description[:LONGEST_TEXT], re.IGNORECASE) for description in descriptions)
 
 
 def _complete_reason(policy: Policy, progress: Progress) -> str:

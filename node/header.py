@@ -31,6 +31,8 @@ __all__ = [
 ]
 
 _MOST_VALUE_BYTES = 1 << 12
+# PostgreSQL stores no NUL and no half of a surrogate pair, and a terminal acts on the others.
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _VIEW_CODE_SEQUENCE = 0x00540220
 _VIEWS_BY_MEANING = {
     "anteroposterior": "AP",
@@ -95,7 +97,8 @@ _WANTED = frozenset(
 
 @dataclass(frozen=True)
 class Header:
-    """One instance's attributes. Text is stripped and "" where absent; numbers are None where absent or no number.
+    """One instance's attributes. Text is stripped, holds no control character and is "" where absent; numbers are None
+    where absent or no number.
 
     The UIDs are as the peer sent them: check with `valid_uid` before any use. ``patient_name``, ``patient_id``,
     ``patient_birth_date``, ``study_date`` and ``accession_number`` are protected health information.
@@ -305,7 +308,7 @@ def _encodings(raw: bytes) -> list[str]:
 
 
 def _text(raw: bytes, encodings: list[str]) -> str:
-    return _decoded(raw, encodings).strip("\0 \r\n\t")
+    return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", _decoded(raw, encodings).strip("\0 \r\n\t"))
 
 
 def _decoded(raw: bytes, encodings: list[str]) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from node.rules import Match, Route
+from node.rules import LONGEST_TEXT, Match, Route
 
 # The header facts a list condition looks at, and those a pattern does.
 _LISTS = {
@@ -20,6 +20,9 @@ _LISTS = {
     "calling_ae": "calling_ae",
 }
 _PATTERNS = ("study_description", "series_description", "protocol_name")
+# What a value may look like to be repeated in a reason; all else is a peer's free text and may name a patient.
+_CODE = re.compile(r"[A-Za-z0-9 _]{1,16}")
+_SHOWN = {"sop_class": re.compile(r"[0-9.]{1,64}"), "calling_ae": re.compile(r"[!-~ ]{1,16}")}
 
 Facts = Mapping[str, Any]
 
@@ -99,7 +102,7 @@ def _in_list(condition: str, wanted: tuple[str, ...], value: str) -> Check:
     held = any(_same(entry, value) for entry in wanted)
     shown = ", ".join(entry or "(absent)" for entry in wanted)
     relation = "is" if held else "is not"
-    return Check(condition, held, f"{condition} {_quote(value)} {relation} one of {shown}")
+    return Check(condition, held, f"{condition} {_quote(condition, value)} {relation} one of {shown}")
 
 
 def _same(entry: str, value: str) -> bool:
@@ -108,7 +111,7 @@ def _same(entry: str, value: str) -> bool:
 
 
 def _pattern(condition: str, pattern: str, value: str) -> Check:
-    held = re.search(pattern, value, re.IGNORECASE) is not None
+    held = re.search(pattern, value[:LONGEST_TEXT], re.IGNORECASE) is not None
     relation = "matches" if held else "does not match"
     # The text itself stays out: descriptions are typed by people and may name a patient.
     return Check(condition, held, f"{condition} ({len(value)} characters) {relation} {pattern}")
@@ -123,5 +126,7 @@ def _age(match: Match, age: Any) -> Check:
     return Check("age", held, f"age {'lies' if held else 'does not lie'} within {wanted}")
 
 
-def _quote(value: str) -> str:
-    return f'"{value}"' if value else "(absent)"
+def _quote(condition: str, value: str) -> str:
+    if not value:
+        return "(absent)"
+    return f'"{value}"' if _SHOWN.get(condition, _CODE).fullmatch(value) else "(not a code)"

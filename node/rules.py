@@ -7,6 +7,9 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+LONGEST_TEXT = 64
+"""VR LO holds no more (PS3.5 section 6.2); a peer that sends more gets no more of a pattern's time."""
+
 
 def _compiles(pattern: str) -> str:
     try:

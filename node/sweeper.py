@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from datetime import timedelta
 
 import structlog
 
@@ -21,6 +22,8 @@ from node.verdicts import StudyPlan, plan
 log = structlog.get_logger(__name__)
 
 _SILENT_S = 60.0
+# A study that cannot be judged is tried again after these, doubling: its cause may be mended by an update.
+_FAILED_FIRST_S, _FAILED_MAX_S = 5.0, 3600.0
 
 # (study) -> images the PACS says the study has, or None.
 ExpectedCount = Callable[[StudyView], int | None]
@@ -34,6 +37,8 @@ class Sweeper:
         self.record = record
         self.expected = expected or PacsCounts(settings, record)
         self.readable = readable_sop_classes(settings.read_secondary_captures, settings.read_for_processing)
+        # Study row id -> failures in a row.
+        self._failures: dict[int, int] = {}
 
     def run(self, stop: threading.Event) -> None:
         """Until `stop` is set. The record being away is waited out."""
@@ -47,7 +52,26 @@ class Sweeper:
         """Judge what is due; returns how many revisions were opened."""
         with self.record.read() as session:
             due = studies.due_studies(session, utcnow())
-        return sum(self._judge(study_id) for study_id in due)
+        return sum(self._judge_or_postpone(study_id) for study_id in due)
+
+    def _judge_or_postpone(self, study_id: int) -> int:
+        try:
+            opened = self._judge(study_id)
+        except RetriableError:
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever a peer's headers provoke, the next study is judged
+            self._postpone(study_id, error)
+            return 0
+        self._failures.pop(study_id, None)
+        return opened
+
+    def _postpone(self, study_id: int, error: Exception) -> None:
+        failures = self._failures.get(study_id, 0)
+        self._failures[study_id] = failures + 1
+        wait_s = min(_FAILED_FIRST_S * 2 ** min(failures, 16), _FAILED_MAX_S)
+        with self.record.write() as session:
+            uid = studies.postpone(session, study_id, utcnow() + timedelta(seconds=wait_s))
+        log.error("study_not_judged", study_instance_uid=uid, cause=type(error).__name__, again_in_s=wait_s)
 
     def _judge(self, study_id: int) -> int:
         with self.record.read() as session:

@@ -156,3 +156,9 @@ def test_a_new_image_never_makes_an_earlier_completion(policy: Policy, situation
 def test_moments_of_other_zones_are_the_same_moments(zone_hours: int) -> None:
     there = timezone(timedelta(hours=zone_hours))
     assert decide(POLICY, progress(10), after(70).astimezone(there)).verdict is Verdict.COMPLETE
+
+
+def test_a_required_series_is_looked_for_in_what_a_description_may_hold() -> None:
+    policy = Policy(quiet_period_s=60, deadline_s=600, required_series=("lateral",))
+    assert decide(policy, progress(series_descriptions=(" " * 57 + "lateral",)), after(70)).verdict is Verdict.COMPLETE
+    assert decide(policy, progress(series_descriptions=(" " * 64 + "lateral",)), after(70)).verdict is Verdict.WAIT

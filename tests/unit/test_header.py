@@ -281,3 +281,15 @@ def test_uids_that_may_be_used(uid: str) -> None:
 )
 def test_uids_that_may_not(uid: str) -> None:
     assert not valid_uid(uid)
+
+
+def test_no_control_character_gets_past_the_header() -> None:
+    dataset = radiograph()
+    dataset.add_new(0x00080060, "LO", "C\0R")
+    dataset.add_new(0x0008103E, "LO", "pa\x1b]0;x\x07")
+    dataset.add_new(0x00080008, "LO", "ORIGINAL\\PRI\0MARY")
+    header = read_header(encode(dataset, EXPLICIT), EXPLICIT)
+    assert header.modality == "C\ufffdR"
+    assert header.image_type == ("ORIGINAL", "PRI\ufffdMARY")
+    told = [text for value in facts(header, "CT1").values() for text in (value if isinstance(value, list) else [value])]
+    assert all(text.isprintable() for text in told if isinstance(text, str))

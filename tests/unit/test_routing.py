@@ -141,3 +141,22 @@ def test_no_header_breaks_a_rule(facts: dict[str, Any]) -> None:
     rules = [route(modality=("CR",), study_description="x", min_age_years=1), route("all")]
     assert [r.name for r, _ in choose(rules, facts, "all")][-1] == "all"
     assert why_not(rules[:1], facts) or try_route(rules[0], facts).matched
+
+
+@pytest.mark.parametrize("value", ["Doe^Jane", "C\0R", "\x1b[2J", "X" * 17, "MÜLLER", "[bold]"])
+def test_a_reason_repeats_codes_only(value: str) -> None:
+    told = why_not([route(modality=("CR",))], {"modality": value})
+    assert told == "no route matched (chest: modality (not a code) is not one of CR)"
+    assert value not in why_not([route(view=("PA",))], {"view_position": value})
+
+
+def test_a_reason_names_the_senders_title_and_the_class() -> None:
+    assert '"XRAY-1"' in why_not([route(calling_ae=("CT*",))], CHEST)
+    assert f'"{CHEST["sop_class_uid"]}"' in why_not([route(sop_class=("1.2",))], CHEST)
+    assert "(not a code)" in why_not([route(calling_ae=("CT*",))], {"calling_ae": "a\x1b[2J"})
+
+
+def test_a_pattern_sees_no_more_of_a_text_than_the_standard_lets_it_hold() -> None:
+    long = {"study_description": " " * 64 + "thorax"}
+    assert not try_route(route(study_description="thorax"), long).matched
+    assert try_route(route(study_description="thorax"), {"study_description": " " * 58 + "thorax"}).matched
