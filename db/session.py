@@ -107,7 +107,12 @@ def _parse(url: str) -> URL:
 def _engine(url: URL, pool_size: int) -> Engine:
     if url.get_backend_name() == "postgresql":
         return create_engine(
-            url, pool_size=pool_size, max_overflow=pool_size, pool_pre_ping=True, json_serializer=_json
+            url,
+            pool_size=pool_size,
+            max_overflow=pool_size,
+            pool_pre_ping=True,
+            json_serializer=_json,
+            hide_parameters=True,
         )
     if url.database:
         folder = Path(url.database).parent
@@ -121,6 +126,8 @@ def _engine(url: URL, pool_size: int) -> Engine:
         max_overflow=pool_size,
         connect_args={"timeout": BUSY_TIMEOUT_S},
         json_serializer=_json,
+        # An error's text would quote patients.
+        hide_parameters=True,
     )
     event.listen(engine, "connect", _prepare_sqlite)
     event.listen(engine, "begin", _begin_sqlite)

@@ -8,6 +8,9 @@ import socket
 
 from node.settings import Settings
 
+# Manufacturer (0008,0070) of every result; the listener knows its own results by it when a peer sends them back.
+MANUFACTURER = "radnode"
+
 
 def owner_prefix(settings: Settings) -> str:
     """The same for every process of one node on one machine; never the prefix of another node's.

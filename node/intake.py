@@ -18,12 +18,12 @@ from db.states import RefusalKind
 from node import storage
 from node.dataset_source import HeaderError
 from node.header import Header, examine, facts, valid_uid
+from node.identity import MANUFACTURER
 from node.settings import Settings
 from node.statuses import Status
 
 log = structlog.get_logger(__name__)
 
-OWN_MANUFACTURER = "radnode"
 _HASH_CHUNK_BYTES = 1 << 20
 
 
@@ -215,7 +215,7 @@ def _new_instance(arrival: Arrival, header: Header, relative: Path, digest: str,
         called_ae=arrival.called_ae,
         peer_address=arrival.peer_address,
         received_at=arrival.received_at,
-        own_result=header.manufacturer == OWN_MANUFACTURER,
+        own_result=header.manufacturer == MANUFACTURER,
         patient_id=header.patient_id,
         patient_name=header.patient_name,
         accession_number=header.accession_number,

@@ -1,11 +1,15 @@
-"""Logging: structured events on standard error, and nothing of a patient in them."""
+"""Logging: structured events on standard error, and nothing of a patient in them.
+
+Of an exception an event tells classes and places, never the message: whoever raised it may have put a value into it.
+"""
 
 from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import MutableMapping
-from typing import Any
+import traceback
+from collections.abc import Iterator, MutableMapping
+from typing import Any, TextIO
 
 import structlog
 from structlog.typing import Processor
@@ -31,6 +35,7 @@ _FORBIDDEN = frozenset(
 )
 # They log peers' strings and whole data sets; what matters of them is logged by the node itself.
 _TALKATIVE = ("pynetdicom", "pydicom", "py.warnings", "highdicom", "PIL")
+_MOST_FRAMES = 30
 # They tell at length of every start; what goes wrong is still heard.
 _CHATTY = ("alembic", "celery", "kombu", "uvicorn", "uvicorn.error")
 
@@ -45,8 +50,68 @@ def drop_phi(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> Mut
     return event
 
 
+def tell_exception(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Put an exception's classes and frames, and those of its causes, in the place of ``exc_info``."""
+    error = _exception(event.pop("exc_info", None))
+    if error is None:
+        return event
+    event["exception"] = "\ncaused by ".join(_told(one) for one in _chain(error))
+    record = event.get("_record")
+    if record is not None and not event.get("_from_structlog"):
+        # A library's text about an exception repeats its message; the template it was made from does not.
+        event["event"] = str(record.msg)
+    return event
+
+
+def _exception(info: Any) -> BaseException | None:
+    if isinstance(info, BaseException):
+        return info
+    if isinstance(info, tuple):
+        return info[1] if isinstance(info[1], BaseException) else None
+    return sys.exc_info()[1] if info else None
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """The exception, what it was raised from, and so on; a ring of causes ends."""
+    seen: set[int] = set()
+    following: BaseException | None = error
+    while following is not None and id(following) not in seen:
+        seen.add(id(following))
+        yield following
+        following = following.__cause__ or (None if following.__suppress_context__ else following.__context__)
+
+
+def _told(error: BaseException) -> str:
+    frames = [
+        f"  {frame.f_code.co_filename}:{line} in {frame.f_code.co_name}"
+        for frame, line in traceback.walk_tb(error.__traceback__)
+    ]
+    name = f"{type(error).__module__}.{type(error).__qualname__}".removeprefix("builtins.")
+    return "\n".join([name, *frames[-_MOST_FRAMES:]])
+
+
+class _StandardError(logging.StreamHandler[TextIO]):
+    """Writes to what standard error is at that moment."""
+
+    def __init__(self) -> None:
+        logging.Handler.__init__(self)
+
+    @property
+    def stream(self) -> TextIO:  # type: ignore[override]
+        return sys.stderr
+
+
 def configure(settings: Settings) -> None:
     """Set up structlog and the standard library's logging for this process."""
+    _configure(settings.log_level, settings.log_format)
+
+
+def configure_command() -> None:
+    """For a command that is a person's or a script's, before it has read any settings: only what goes wrong."""
+    _configure("WARNING", "auto")
+
+
+def _configure(level: str, log_format: str) -> None:
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
@@ -58,23 +123,25 @@ def configure(settings: Settings) -> None:
         processors=[
             structlog.stdlib.filter_by_level,
             *shared,
-            structlog.processors.format_exc_info,
             structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
         ],
         wrapper_class=structlog.stdlib.BoundLogger,
         logger_factory=structlog.stdlib.LoggerFactory(),
-        cache_logger_on_first_use=True,
     )
-    handler = logging.StreamHandler(sys.stderr)
+    handler = _StandardError()
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, _renderer(settings)],
+            processors=[
+                tell_exception,
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                _renderer(log_format),
+            ],
         )
     )
     root = logging.getLogger()
     root.handlers = [handler]
-    root.setLevel(settings.log_level)
+    root.setLevel(level)
     # pydicom's warnings quote values.
     logging.captureWarnings(True)
     for name in _TALKATIVE:
@@ -83,7 +150,8 @@ def configure(settings: Settings) -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
 
 
-def _renderer(settings: Settings) -> Processor:
-    if settings.log_format == "json" or (settings.log_format == "auto" and not sys.stderr.isatty()):
+def _renderer(log_format: str) -> Processor:
+    if log_format == "json" or (log_format == "auto" and not sys.stderr.isatty()):
         return structlog.processors.JSONRenderer()
-    return structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+    # The plain formatter prints what `tell_exception` has written, as it is.
+    return structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback)

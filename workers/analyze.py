@@ -13,7 +13,7 @@ from typing import Any
 from PIL import Image
 from pydicom import dcmread
 
-from db.errors import ConfigError, StorageFull
+from db.errors import StorageFull
 from node.dataset_source import HeaderError
 from node.header import read_file, valid_uid
 from node.settings import Settings, config_digest
@@ -28,19 +28,6 @@ NOTICE = "Research use. Not a medical device; AI-generated, preliminary, not ver
 ANALYSED, NOT_ANALYSED, REFUSED = "analysed", "not analysed", "refused"
 
 Document = dict[str, Any]
-
-
-def find_files(paths: Sequence[Path]) -> list[Path]:
-    """The files named, and those in the folders named, in a stable order. Raises ConfigError where one is not there."""
-    found: list[Path] = []
-    for path in paths:
-        if path.is_dir():
-            found += sorted(one for one in path.rglob("*") if one.is_file())
-        elif path.is_file():
-            found.append(path)
-        else:
-            raise ConfigError(f"there is no file {path}")
-    return list(dict.fromkeys(found))
 
 
 def analyze_files(

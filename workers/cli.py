@@ -11,6 +11,7 @@ from rich.progress import Progress
 from db.errors import ConfigError
 from node import logs
 from node.cli.common import EXIT_FAILED, Config, Json, err, open_record, out
+from node.files import find_files
 from node.settings import load
 from workers import pool
 
@@ -48,7 +49,7 @@ def analyze(
 
     settings = load(config)
     logs.configure(settings)
-    files = analyzing.find_files(paths)
+    files = find_files(paths)
     with Progress(console=err, transient=True, disable=json) as progress:
         task = progress.add_task("reading", total=len(files))
         document = analyzing.analyze_files(settings, files, out_dir, model, lambda: progress.advance(task))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,8 +26,10 @@ Config = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on standard output and nothing else.")]
 
-out = Console(highlight=False)
-err = Console(stderr=True, highlight=False)
+# What is printed holds paths and peers' strings: nothing in it is markup or an emoji's name.
+out = Console(highlight=False, markup=False, emoji=False)
+err = Console(stderr=True, highlight=False, markup=False, emoji=False)
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
 @contextmanager
@@ -53,8 +56,13 @@ def show(rows: Sequence[dict[str, Any]], columns: Sequence[str], as_json: bool, 
         return
     table = Table(*columns)
     for row in rows:
-        table.add_row(*(("" if row.get(c) is None else str(row.get(c, ""))) for c in columns))
+        table.add_row(*(("" if row.get(c) is None else plain(str(row.get(c, "")))) for c in columns))
     out.print(table)
+
+
+def plain(text: str) -> str:
+    """Outside text made fit for a terminal, which would act on control characters."""
+    return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
 def later(what: str) -> None:

@@ -13,6 +13,7 @@ import click
 import typer
 
 from db.errors import ConfigError, RadnodeError
+from node import logs
 from node.cli.common import EXIT_FAILED, EXIT_USAGE
 
 GROUP = "radnode.commands"
@@ -87,6 +88,7 @@ cli = Commands(
 
 def run() -> None:
     """Entry point of the console script: a typed failure becomes one line and an exit status."""
+    logs.configure_command()
     try:
         cli()
     except ConfigError as error:

@@ -11,7 +11,8 @@ from rich.progress import Progress
 
 from db.errors import ConfigError
 from node import scu
-from node.cli.common import EXIT_FAILED, Config, err, out
+from node.cli.common import EXIT_FAILED, Config, err, out, plain
+from node.files import find_files
 from node.settings import Peer, Settings, load
 
 echo_app = typer.Typer()
@@ -38,9 +39,9 @@ def echo(peer: Target, config: Config = None) -> None:
     settings = load(config)
     result = scu.echo(find_peer(peer, settings), settings)
     if not result.ok:
-        err.print(f"{peer}: {result.cause}. {result.remedy}")
+        err.print(plain(f"{peer}: {result.cause}. {result.remedy}"), soft_wrap=True)
         raise typer.Exit(EXIT_FAILED)
-    out.print(f"{peer}: answers")
+    out.print(plain(f"{peer}: answers"), soft_wrap=True)
 
 
 @send_app.command()
@@ -51,7 +52,7 @@ def send(
 ) -> None:
     """Send DICOM files to a peer; says of each that failed why."""
     settings = load(config)
-    files = list(_files(paths))
+    files = find_files(paths)
     failed = 0
     with Progress(console=err, transient=True) as progress:
         task = progress.add_task("sending", total=len(files))
@@ -59,19 +60,7 @@ def send(
             progress.advance(task)
             if not result.ok:
                 failed += 1
-                err.print(f"{result.path}: {result.reason}")
-    err.print(f"{len(files) - failed} of {len(files)} files taken by {to}.")
+                err.print(plain(f"{result.path}: {result.reason}"), soft_wrap=True)
+    err.print(plain(f"{len(files) - failed} of {len(files)} files taken by {to}."), soft_wrap=True)
     if failed or not files:
         raise typer.Exit(EXIT_FAILED)
-
-
-def _files(paths: list[Path]) -> list[Path]:
-    found: list[Path] = []
-    for path in paths:
-        if path.is_dir():
-            found.extend(sorted(p for p in path.rglob("*") if p.is_file()))
-        elif path.is_file():
-            found.append(path)
-        else:
-            raise ConfigError(f"there is no file {path}")
-    return found

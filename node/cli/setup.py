@@ -9,12 +9,16 @@ from typing import Annotated, Any
 import typer
 
 from db import schema
+from db.domain import InstanceView, StudyView
 from db.session import Record, safe_url
+from db.states import InstanceState
+from db.types import utcnow
 from node import header, routing
 from node.cli.common import Config, Json, err, later, out
+from node.identity import MANUFACTURER
 from node.settings import Settings, load
 from node.syntaxes import readable_sop_classes
-from node.verdicts import OWN_RESULT
+from node.verdicts import plan
 
 routes_app = typer.Typer(no_args_is_help=True)
 config_app = typer.Typer(no_args_is_help=True)
@@ -53,14 +57,9 @@ def explain(settings: Settings, facts: dict[str, Any]) -> dict[str, Any]:
     """Every route's conditions held against one file's facts, and what would happen."""
     outcomes = [routing.try_route(route, facts) for route in settings.routes]
     chosen = routing.choose(settings.routes, facts, settings.route_match)
-    if facts.get("manufacturer") == "radnode":
-        outcome = f"stored, not read: {OWN_RESULT}"
-    elif facts.get("sop_class_uid") not in readable_sop_classes(
-        settings.read_secondary_captures, settings.read_for_processing
-    ):
-        outcome = "stored, not read: its SOP class is stored, not read by models"
-    elif not chosen:
-        outcome = f"stored, not read: {routing.why_not(settings.routes, facts)}"
+    stored = _why_stored(settings, facts)
+    if stored:
+        outcome = f"stored, not read: {stored}"
     else:
         outcome = "; ".join(
             f"{route.name} -> {', '.join(route.models)} ({route.priority}), "
@@ -69,6 +68,35 @@ def explain(settings: Settings, facts: dict[str, Any]) -> dict[str, Any]:
             for route, _ in chosen
         )
     return {"facts": facts, "routes": [o.as_dict() for o in outcomes], "outcome": outcome}
+
+
+def _why_stored(settings: Settings, facts: dict[str, Any]) -> str:
+    """What the sweeper would write of a study that is this image alone; "" where a model reads it."""
+    now = utcnow()
+    image = InstanceView(
+        id=0,
+        sop_instance_uid="",
+        series_instance_uid="",
+        sop_class_uid=facts["sop_class_uid"],
+        state=InstanceState.RECEIVED,
+        facts=facts,
+        calling_ae=facts["calling_ae"],
+        own_result=facts["manufacturer"] == MANUFACTURER,
+        received_at=now,
+    )
+    study = StudyView(
+        id=0,
+        study_instance_uid="",
+        version=0,
+        first_received_at=now,
+        last_received_at=now,
+        calling_ae=image.calling_ae,
+        expected_instances=None,
+        instances=(image,),
+        routed=frozenset(),
+    )
+    readable = readable_sop_classes(settings.read_secondary_captures, settings.read_for_processing)
+    return next((reason for _, reason in plan(study, settings, readable, None, now).stored), "")
 
 
 @config_app.callback()

@@ -10,13 +10,13 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.sequence import Sequence
 from pydicom.uid import UID, ExplicitVRLittleEndian
 
+from node import identity
 from workers.results.contents import Provenance
 from workers.results.subject import Subject
 from workers.results.texts import fold, long_string
 from workers.results.uids import IMPLEMENTATION_CLASS_UID
 
-# The listener knows its own results by this name when a peer sends them back.
-MANUFACTURER = "radnode"
+MANUFACTURER = identity.MANUFACTURER
 DEVICE_MODEL = "radnode"
 
 
