@@ -9,6 +9,7 @@ from __future__ import annotations
 import socket
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import structlog
@@ -17,6 +18,7 @@ from pynetdicom.dimse_messages import C_STORE_RQ, DIMSEMessage
 from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.pdu_primitives import P_DATA
 
+from db.errors import StorageFull
 from node.settings import Limits
 from node.statuses import Status
 
@@ -26,6 +28,10 @@ log = structlog.get_logger(__name__)
 _LEAST_PDU_LIMIT_BYTES = 1 << 20
 # Commands, queries and commitment reports; only C-STORE data sets go to disk.
 _MOST_MESSAGE_BYTES = 16 << 20
+# A long data set is weighed against the free disk again after so many bytes.
+_LOOK_EVERY_BYTES = 64 << 20
+# Bit of the message control header (PS3.8 E.2): a fragment of the command, not of the data set.
+_COMMAND = 0x01
 
 # Told of a C-STORE that pynetdicom would not have served: (association, request, status, reason).
 OnRefused = Callable[[Association, C_STORE, Status, str], None]
@@ -40,16 +46,20 @@ class MessageTooLong(Exception):
     """A peer's DIMSE message passes its limit; ends the association."""
 
 
-def attach(association: Association, limits: Limits, on_refused: OnRefused) -> None:
-    """Put the guards into an association that has just been accepted by TCP and not been started."""
+def attach(association: Association, limits: Limits, on_refused: OnRefused, require_room: Callable[[], None]) -> None:
+    """Put the guards into an association that has just been accepted by TCP and not been started.
+
+    require_room: raises StorageFull; asked before and while a data set is taken.
+    """
     dul: Any = association.dul
     dul.artim_timer.timeout = limits.acse_timeout_s
     dul.socket.recv = _BoundedReader(dul.socket, limits).recv
     dul.state_machine.do_action = _unbreakable(association, dul.state_machine.do_action)
     dimse: Any = association.dimse
-    dimse.receive_primitive = _BoundedMessages(association, limits, on_refused).receive
+    messages = _BoundedMessages(association, limits, on_refused, require_room)
+    dimse.receive_primitive = messages.receive
     guarded: Any = association
-    guarded._serve_request = _answering(association, association._serve_request, on_refused)
+    guarded._serve_request = _answering(association, association._serve_request, on_refused, messages.without_room)
 
 
 def discard_unfinished(association: Association) -> None:
@@ -96,29 +106,73 @@ class _BoundedReader:
 
 
 class _BoundedMessages:
-    """Hands P-DATA to pynetdicom value by value, counting bytes per message."""
+    """Hands P-DATA to pynetdicom value by value, counting bytes per message.
 
-    def __init__(self, association: Association, limits: Limits, on_refused: OnRefused) -> None:
+    Of a C-STORE that finds no room pynetdicom gets the command and an empty data set, so that it can be answered; what
+    the peer sends until then goes nowhere.
+    """
+
+    def __init__(
+        self, association: Association, limits: Limits, on_refused: OnRefused, require_room: Callable[[], None]
+    ) -> None:
         self._association = association
         self._receive = association.dimse.receive_primitive
         self._limits = limits
         self._on_refused = on_refused
+        self._require_room = require_room
         self._bytes = 0
+        self._look_at = 0
+        self._dropping = False
+        # Message ID -> why there is no room for it; until it is answered.
+        self.without_room: dict[int, str] = {}
 
     def receive(self, primitive: P_DATA) -> None:
         for context_id, value in primitive.presentation_data_value_list:
             self._count(len(value))
-            single = P_DATA()
-            single.presentation_data_value_list.append((context_id, value))
-            try:
-                self._receive(single)
-            except (AttributeError, ValueError):
-                if not _lacks_instance(self._association.dimse.message):
-                    raise
-                # pynetdicom stops at the file meta information, which needs a SOP Instance UID. The data set that
-                # follows is still read, so that the request can be answered.
+            if not value[0] & _COMMAND:
+                self._look_for_room()
+            self._pass_on(context_id, value[:1] if self._dropping and not value[0] & _COMMAND else value)
             if self._association.dimse.message is None:
-                self._bytes = 0
+                self._bytes = self._look_at = 0
+                self._dropping = False
+
+    def _pass_on(self, context_id: int, value: bytes) -> None:
+        single = P_DATA()
+        single.presentation_data_value_list.append((context_id, value))
+        try:
+            self._receive(single)
+        except (AttributeError, ValueError):
+            if not _lacks_instance(self._association.dimse.message):
+                raise
+            # pynetdicom stops at the file meta information, which needs a SOP Instance UID. The data set that follows
+            # is still read, so that the request can be answered.
+        except OSError as error:
+            if self._dropping or not self._drop(f"its data set could not be written ({error.strerror})"):
+                raise
+            if not value[0] & _COMMAND:
+                self._pass_on(context_id, value[:1])
+
+    def _look_for_room(self) -> None:
+        if self._dropping or self._bytes < self._look_at:
+            return
+        self._look_at = self._bytes + _LOOK_EVERY_BYTES
+        try:
+            self._require_room()
+        except StorageFull as error:
+            self._drop(str(error))
+
+    def _drop(self, reason: str) -> bool:
+        """Take no more of this data set; False where it is no C-STORE's."""
+        message = self._association.dimse.message
+        number = message.command_set.get("MessageID") if isinstance(message, C_STORE_RQ) else None
+        if number is None:
+            return False
+        self.without_room[int(number)] = reason
+        self._dropping = True
+        _discard(message)
+        unlinked: Any = message
+        unlinked._data_set_file = unlinked._data_set_path = None
+        return True
 
     def _count(self, size: int) -> None:
         message = self._association.dimse.message
@@ -169,12 +223,18 @@ def end(association: Association) -> None:
 
 
 def _answering(
-    association: Association, serve: Callable[[Any, int], None], on_refused: OnRefused
+    association: Association,
+    serve: Callable[[Any, int], None],
+    on_refused: OnRefused,
+    without_room: dict[int, str],
 ) -> Callable[[Any, int], None]:
     """Answers the C-STORE requests that pynetdicom drops or aborts on."""
 
     def serve_request(message: Any, context_id: int) -> None:
         refusal = _refusal(association, message, context_id)
+        full = without_room.pop(message.MessageID or 0, None) if isinstance(message, C_STORE) else None
+        if refusal is None and full is not None:
+            refusal = Status.OUT_OF_RESOURCES, full
         if refusal is None:
             serve(message, context_id)
             return
@@ -205,7 +265,9 @@ def _discard(message: Any) -> None:
     """Close and remove the temporary file of a message or request."""
     file = getattr(message, "_data_set_file", None) or getattr(message, "_dataset_file", None)
     if file is not None:
-        file.close()
+        # On a full disk what it still holds cannot be written; the file is removed anyway.
+        with suppress(OSError):
+            file.close()
     path = getattr(message, "_data_set_path", None) or getattr(message, "_dataset_path", None)
     if path is not None:
         path.unlink(missing_ok=True)

@@ -7,6 +7,7 @@ from datetime import timedelta
 from typing import Any
 
 import structlog
+from pydicom._uid_dict import UID_dictionary
 from pydicom.dataset import Dataset
 from pynetdicom import evt
 from pynetdicom.association import Association
@@ -21,7 +22,7 @@ from db.intake import record_refusal
 from db.session import Record
 from db.states import RefusalKind
 from db.types import utcnow
-from node import access, guard
+from node import access, guard, storage
 from node.commitment import CommitmentReport, parse_report
 from node.dataset_source import HeaderError
 from node.intake import Arrival, Receiver, printable
@@ -31,6 +32,9 @@ from node.statuses import Status
 log = structlog.get_logger(__name__)
 
 _STUDY_NOT_COMMITTED_RETRY = timedelta(seconds=5)
+_MOST_NAMED = 16
+# Abstract syntax not supported, transfer syntaxes not supported (PS3.8 9.3.3.2).
+_NOT_SUPPORTED, _NO_SYNTAX = 0x03, 0x04
 
 
 class Handlers:
@@ -58,7 +62,12 @@ class Handlers:
         if transport is not None and transport.socket is not None:
             # Nagle's algorithm and delayed acknowledgements together add 40 ms to each answer.
             transport.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        guard.attach(event.assoc, self.settings.limits, self.on_unserved)
+        guard.attach(
+            event.assoc,
+            self.settings.limits,
+            self.on_unserved,
+            lambda: storage.require_room(self.settings),
+        )
 
     def on_close(self, event: Event) -> None:
         guard.discard_unfinished(event.assoc)
@@ -95,23 +104,38 @@ class Handlers:
         event.assoc.kill()
 
     def on_accepted(self, event: Event) -> None:
-        """A sender drops in silence what was not negotiated, so the record says it here."""
+        """A sender drops in silence what was not negotiated, so the record says it here.
+
+        Classes of the standard have a row each. All others share one, as a peer may invent 128 in every association;
+        the log names the first of them.
+        """
         taken = {str(context.abstract_syntax) for context in event.assoc.accepted_contexts}
         rejected = {str(c.abstract_syntax): c.result for c in event.assoc.rejected_contexts}
+        missed = {uid: int(result or 0) for uid, result in rejected.items() if uid not in taken}
+        if not missed:
+            return
+        named = [uid for uid in missed if uid in UID_dictionary][:_MOST_NAMED]
+        calling = guard.calling_ae(event.assoc)
+        log.warning(
+            "contexts_rejected",
+            calling_ae=calling,
+            count=len(missed),
+            sop_classes=[printable(uid) for uid in list(missed)[:_MOST_NAMED]],
+        )
+        told = [(uid, missed[uid], _why_rejected(missed[uid])) for uid in named]
+        if len(named) < len(missed):
+            told.append(("", _NOT_SUPPORTED, "SOP classes this node does not know; its log names them"))
         refusals = [
             NewRefusal(
                 sop_instance_uid="",
-                sop_class_uid=printable(uid),
-                status=int(result or 0),
-                reason=_why_rejected(result),
-                calling_ae=guard.calling_ae(event.assoc),
+                sop_class_uid=uid,
+                status=status,
+                reason=reason,
+                calling_ae=calling,
                 peer_address=event.assoc.requestor.address,
             )
-            for uid, result in rejected.items()
-            if uid not in taken
+            for uid, status, reason in told
         ]
-        if not refusals:
-            return
         try:
             with self.record.write() as session:
                 for refusal in refusals:
@@ -194,7 +218,6 @@ def _arrival(association: Association, request: Any, settings: Settings, transfe
 
 
 def _why_rejected(result: int | None) -> str:
-    # PS3.8 9.3.3.2
-    if result == 0x04:
+    if result == _NO_SYNTAX:
         return "none of the proposed transfer syntaxes can be read here"
     return "the SOP class is not one this node takes"

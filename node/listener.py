@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import tempfile
 import threading
+import time
 from collections.abc import Callable
 
 import structlog
@@ -11,6 +13,7 @@ import structlog
 from db.session import Record
 from node import scp, storage
 from node.handlers import Handlers
+from node.identity import owner_prefix
 from node.settings import Settings
 
 log = structlog.get_logger(__name__)
@@ -22,14 +25,22 @@ def run_listener(settings: Settings, record: Record, stop: threading.Event, read
     Raises ConfigError where the address cannot be bound or TLS files are wrong, StorageFull where the data folder
     cannot be used.
     """
-    removed = storage.clean_incoming(settings.data_dir)
-    if removed:
-        log.info("unfinished_removed", files=removed)
+    incoming = storage.incoming_dir(settings.data_dir, listener_name(settings)).resolve()
+    left = storage.unfinished(settings.data_dir.resolve(), incoming, time.time())
     # pynetdicom writes data sets as they come to a named temporary file: on the data folder's own file system, so
     # that taking them is a rename.
-    tempfile.tempdir = str(storage.incoming_dir(settings.data_dir).resolve())
+    tempfile.tempdir = str(incoming)
     server = scp.start(settings, Handlers(settings, record))
+    # Only now: had another listener this address, its files would be among them.
+    if left:
+        log.info("unfinished_removed", files=storage.remove(left))
     log.info("listening", ae_title=settings.ae_title, host=settings.dicom_host, port=settings.dicom_port)
     ready()
     stop.wait()
     scp.stop(server)
+
+
+def listener_name(settings: Settings) -> str:
+    """The same for each run of one listener, another for every other one on the same data folder."""
+    place = f"{owner_prefix(settings)}{settings.dicom_host}:{settings.dicom_port}"
+    return f"listener-{hashlib.sha256(place.encode()).hexdigest()[:16]}"

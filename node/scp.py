@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import ssl
 import threading
+from contextlib import suppress
 from typing import Any
 
 import structlog
@@ -17,7 +18,7 @@ from db.errors import ConfigError
 from node import guard
 from node.commitment import COMMITMENT_CLASS
 from node.handlers import Handlers
-from node.settings import Settings
+from node.settings import Limits, Settings
 from node.syntaxes import decodable_transfer_syntaxes, storage_sop_classes
 from node.tls import server_context
 
@@ -48,8 +49,11 @@ class NodeServer(ThreadedAssociationServer):
     request_queue_size = 128
     ae: NodeEntity
 
-    def __init__(self, *args: Any, limits: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, limits: Limits, **kwargs: Any) -> None:
         self._limits = limits
+        # Connections without an association thread yet -> their TLS socket while it shakes hands.
+        self._greeting: dict[Any, ssl.SSLSocket | None] = {}
+        self._greeting_lock = threading.Lock()
         self._tls: ssl.SSLContext | None = None
         super().__init__(*args, **kwargs)
 
@@ -63,25 +67,75 @@ class NodeServer(ThreadedAssociationServer):
         self._tls = context
 
     def verify_request(self, request: Any, client_address: Any) -> bool:
-        if len(self.ae.connections) < self._limits.max_associations * _CONNECTIONS_PER_ASSOCIATION:
-            return True
-        log.warning("connection_refused", peer_address=client_address[0], reason="too many connections")
-        return False
+        most = self._limits.max_associations * _CONNECTIONS_PER_ASSOCIATION
+        given_up: ssl.SSLSocket | None = None
+        with self._greeting_lock:
+            full = len(self._greeting) + len(self.ae.connections) >= most
+            if full:
+                given_up = self._give_up_a_handshake()
+            if not full or given_up is not None:
+                self._greeting[request] = None
+        if given_up is not None:
+            # A peer shakes hands in milliseconds: whoever has been at it for the longest is not coming.
+            log.warning("handshake_given_up", reason="too many connections")
+            with suppress(OSError):
+                # Not its own method, which would take the TLS object away from the thread that uses it.
+                socket.socket.shutdown(given_up, socket.SHUT_RDWR)
+        elif full:
+            log.warning("connection_refused", peer_address=client_address[0], reason="too many connections")
+            return False
+        return True
+
+    def _give_up_a_handshake(self) -> ssl.SSLSocket | None:
+        for request, greeted in self._greeting.items():
+            if greeted is not None:
+                del self._greeting[request]
+                return greeted
+        return None
 
     # ThreadingMixIn's; AssociationServer overrides it without threads further down.
     def process_request_thread(self, request: Any, client_address: Any) -> None:
+        greeted = request
         try:
-            self.finish_request(self._greet(request), client_address)
+            greeted = self._greet(request)
+            self.finish_request(greeted, client_address)
         except (OSError, RuntimeError) as error:
             # RuntimeError: no more threads can be started.
             log.warning("connection_failed", peer_address=client_address[0], cause=type(error).__name__)
-            self.shutdown_request(request)
+            self.shutdown_request(greeted)
+        finally:
+            self._forget(request)
+
+    def shutdown_request(self, request: Any) -> None:
+        # Also where no thread could be started for it.
+        self._forget(request)
+        super().shutdown_request(request)
+
+    def _forget(self, request: Any) -> None:
+        with self._greeting_lock:
+            self._greeting.pop(request, None)
 
     def _greet(self, request: socket.socket) -> socket.socket:
         if self._tls is None:
             return request
-        request.settimeout(self._limits.acse_timeout_s)
-        return self._tls.wrap_socket(request, server_side=True)
+        greeted = self._tls.wrap_socket(request, server_side=True, do_handshake_on_connect=False)
+        try:
+            self._note_handshake(request, greeted)
+            # The limit holds for the handshake as a whole.
+            greeted.settimeout(self._limits.acse_timeout_s)
+            greeted.do_handshake()
+            self._note_handshake(request, None)
+        except OSError:
+            greeted.close()
+            raise
+        return greeted
+
+    def _note_handshake(self, request: socket.socket, greeted: ssl.SSLSocket | None) -> None:
+        """Raises ConnectionAbortedError where the connection has been given up meanwhile."""
+        with self._greeting_lock:
+            if request not in self._greeting:
+                raise ConnectionAbortedError("given up for a newer connection")
+            self._greeting[request] = greeted
 
 
 def start(settings: Settings, handlers: Handlers) -> NodeServer:

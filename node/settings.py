@@ -24,6 +24,8 @@ AeTitle = Annotated[str, Field(min_length=1, max_length=16, pattern=r"^[^\\\x00-
 Port = Annotated[int, Field(ge=1, le=65535)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 
+_LEAST_VISIBILITY_S = 3600
+
 
 class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -51,7 +53,11 @@ class Tls(Section):
 
     certificate: Path | None = Field(None, description="PEM certificate chain; switches TLS on for the listener.")
     private_key: Path | None = Field(None, description="PEM private key of the certificate.")
-    ca: Path | None = Field(None, description="PEM certificates that peers must chain to.")
+    ca: Path | None = Field(
+        None,
+        description="PEM certificates that peers must chain to, and no others. Without it peers that are sent to may "
+        "chain to any authority this system trusts.",
+    )
     require_client_certificate: bool = Field(True, description="Refuse peers without a certificate of that CA.")
 
     @model_validator(mode="after")
@@ -151,6 +157,17 @@ class Work(Section):
         description="Folder of the public keys whose bundles may be installed; empty means trusted-keys in data_dir.",
     )
     max_decoded_bytes: int = Field(1024**3, ge=1024, description="Largest decoded image, in bytes.")
+
+    @model_validator(mode="after")
+    def _soft_before_hard(self) -> Work:
+        if self.soft_time_limit_s >= self.hard_time_limit_s:
+            raise ValueError("soft_time_limit_s must be less than hard_time_limit_s, or no job could be handed back")
+        return self
+
+    @property
+    def visibility_s(self) -> int:
+        """How long a message or a send may be in one worker's hands: twice as long as its process can live."""
+        return max(_LEAST_VISIBILITY_S, 2 * self.hard_time_limit_s)
 
 
 class _Toml(PydanticBaseSettingsSource):

@@ -10,6 +10,7 @@ import os
 import re
 import shutil
 import uuid
+from collections.abc import Iterable
 from pathlib import Path
 
 from db.errors import StorageFull
@@ -20,6 +21,7 @@ INSTANCES = "instances"
 RESULTS = "results"
 QUARANTINE = "quarantine"
 
+_ABANDONED_AFTER_S = 3600.0
 _KIND = re.compile(r"[a-z]{1,32}")
 
 
@@ -85,9 +87,9 @@ def quarantine(data_dir: Path, temp: Path, identity: str) -> Path:
     return relative
 
 
-def incoming_dir(data_dir: Path) -> Path:
-    """Where unfinished files live; made when it is not there. Raises StorageFull."""
-    folder = data_dir / INCOMING
+def incoming_dir(data_dir: Path, owner: str = "written") -> Path:
+    """Where unfinished files of `owner` live; made when it is not there. Raises StorageFull."""
+    folder = data_dir / INCOMING / owner
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     except OSError as error:
@@ -95,13 +97,29 @@ def incoming_dir(data_dir: Path) -> Path:
     return folder
 
 
-def clean_incoming(data_dir: Path) -> int:
-    """Remove what a stopped listener left unfinished: nobody was told Success for it. Returns how many files."""
+def unfinished(data_dir: Path, own: Path, now: float) -> list[Path]:
+    """What nobody will finish any more, and nobody was told Success for.
+
+    own: the folder of a caller that has no file open in it. In the others live workers and other listeners write,
+    wherever they run; there only what has not been written to for an hour counts. now: seconds since the epoch.
+    """
+    found = []
+    for path in (data_dir / INCOMING).rglob("*"):
+        try:
+            if path.is_file() and (path.parent == own or now - path.stat().st_mtime > _ABANDONED_AFTER_S):
+                found.append(path)
+        except FileNotFoundError:
+            # Finished by its owner between two looks.
+            continue
+    return found
+
+
+def remove(files: Iterable[Path]) -> int:
+    """Remove files, where they are still there; returns how many were given."""
     count = 0
-    for leftover in incoming_dir(data_dir).iterdir():
-        if leftover.is_file():
-            leftover.unlink(missing_ok=True)
-            count += 1
+    for file in files:
+        file.unlink(missing_ok=True)
+        count += 1
     return count
 
 

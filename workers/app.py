@@ -27,8 +27,6 @@ _TASK_OF = {
     outbox.TOPIC_INFER: INFER_TASK,
     outbox.TOPIC_DELIVER: DELIVER_TASK,
 }
-# The broker gives a message to somebody else when it was not acknowledged within this time.
-_VISIBILITY_S = 3600
 
 
 def settings_of_process() -> Settings:
@@ -67,7 +65,8 @@ def make_app(settings: Settings) -> Celery:
         # Queues in the order they were named: STAT before routine.
         broker_transport_options={
             "queue_order_strategy": "priority",
-            "visibility_timeout": _VISIBILITY_S,
+            # The broker gives a message to somebody else when it was not acknowledged within this time.
+            "visibility_timeout": settings.work.visibility_s,
             "socket_connect_timeout": 5,
             "retry_on_timeout": True,
         },

@@ -5,6 +5,7 @@ Each check finds one thing out, and none stops the next.
 
 from __future__ import annotations
 
+import fcntl
 import json as json_module
 import shutil
 import socket
@@ -142,7 +143,15 @@ def _broker(settings: Settings) -> Finding:
 
 
 def _node_runs(settings: Settings) -> bool:
-    return (settings.data_dir / "radnode.pid").is_file()
+    """A node holds its lock while it lives; its pid file stays behind when it is killed."""
+    try:
+        with (settings.data_dir / "radnode.lock").open("rb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
 
 
 def _listener(settings: Settings) -> Finding:

@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import io
 import socket
-import struct
 import subprocess
-import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+import psutil
 import pytest
 from pydicom import dcmread
-from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.dataset import Dataset
 from pydicom.uid import UID, ExplicitVRLittleEndian, generate_uid
 from pynetdicom import AE, build_role, evt
 from pynetdicom.dimse_messages import C_STORE_RQ
@@ -25,115 +21,24 @@ from pynetdicom.dimse_primitives import C_STORE
 from sqlalchemy import select
 
 from db.domain import ResultRef
-from db.session import Record
 from db.states import InstanceState, RefusalKind
-from db.tables import Audit, Instance, Refusal
+from db.tables import Audit
 from node import scu
 from node.commitment import CommitmentReport
-from node.settings import Peer, Settings, load
+from node.listener import listener_name
+from node.settings import Peer
+from tests.support.listening import CR, Listener, chest_file, dataset_bytes, running
+from tests.support.processes import free_port
 
-ROOT = Path(__file__).parents[2]
-CR = "1.2.840.10008.5.1.4.1.1.1"
 VERIFICATION = UID("1.2.840.10008.1.1")
 STORAGE_COMMITMENT = UID("1.2.840.10008.1.20.1")
 pytestmark = pytest.mark.e2e
-
-
-@dataclass
-class Listener:
-    settings: Settings
-    record: Record
-    process: subprocess.Popen[str]
-
-    @property
-    def port(self) -> int:
-        return self.settings.dicom_port
-
-    @property
-    def peer(self) -> Peer:
-        return Peer(ae_title=self.settings.ae_title, host="127.0.0.1", port=self.port)
-
-    def storescu(self, *arguments: str, called: str = "RADNODE") -> subprocess.CompletedProcess[str]:
-        command = ["storescu", "-v", "-aec", called, "-aet", "MODALITY", "127.0.0.1", str(self.port), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-
-    def instances(self) -> list[Instance]:
-        with self.record.read() as session:
-            return list(session.scalars(select(Instance)))
-
-    def refusals(self) -> list[Refusal]:
-        with self.record.read() as session:
-            return list(session.scalars(select(Refusal)))
-
-    def incoming(self) -> list[Path]:
-        return list((self.settings.data_dir / "incoming").iterdir())
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-@contextmanager
-def running(folder: Path, more: str = "") -> Iterator[Listener]:
-    config = folder / "radnode.toml"
-    config.write_text(
-        f'data_dir = "{folder / "data"}"\ndicom_port = {free_port()}\n'
-        f"{more}\n" + ("" if "[limits]" in more else "[limits]\nmin_free_bytes = 0\n")
-    )
-    settings = load(config)
-    process = subprocess.Popen(
-        [sys.executable, "-m", "tests.support.listener_process", str(config)],
-        cwd=ROOT,
-        env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"},
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    record = Record(settings.record_url)
-    try:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
-        yield Listener(settings, record, process)
-    finally:
-        process.terminate()
-        assert process.wait(15) == 0
-        assert process.stdout is not None
-        process.stdout.close()
-        record.close()
 
 
 @pytest.fixture
 def listener(tmp_path: Path) -> Iterator[Listener]:
     with running(tmp_path) as started:
         yield started
-
-
-def chest_file(folder: Path, name: str = "chest.dcm", **changes: Any) -> Path:
-    image = Dataset()
-    image.SOPClassUID = CR
-    image.SOPInstanceUID = generate_uid(entropy_srcs=[name])
-    image.StudyInstanceUID = generate_uid(entropy_srcs=["study"])
-    image.SeriesInstanceUID = generate_uid(entropy_srcs=["series"])
-    image.Modality = "CR"
-    image.PatientID = "ID-4711"
-    image.PatientName = "Doe^Jane"
-    image.Rows = image.Columns = 64
-    image.SamplesPerPixel = 1
-    image.PhotometricInterpretation = "MONOCHROME2"
-    image.BitsAllocated = image.BitsStored = 8
-    image.HighBit = 7
-    image.PixelRepresentation = 0
-    image.PixelData = bytes(64 * 64)
-    for keyword, value in changes.items():
-        setattr(image, keyword, value)
-    image.file_meta = FileMetaDataset()
-    image.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    image.file_meta.MediaStorageSOPClassUID = image.SOPClassUID
-    image.file_meta.MediaStorageSOPInstanceUID = image.SOPInstanceUID
-    path = folder / name
-    image.save_as(path, enforce_file_format=True)
-    return path
 
 
 def raw_store(
@@ -160,11 +65,6 @@ def raw_store(
     association._reactor_checkpoint.set()
     association.abort()
     return None if response is None else response.Status
-
-
-def dataset_bytes(path: Path) -> bytes:
-    data = path.read_bytes()
-    return data[144 + struct.unpack_from("<L", data, 140)[0] :]
 
 
 def eventually(holds: Callable[[], bool], within_s: float = 10.0) -> bool:
@@ -250,6 +150,32 @@ def test_a_full_disk_asks_the_sender_to_come_back(tmp_path: Path) -> None:
         sent = chest_file(tmp_path)
         assert raw_store(listener, dataset_bytes(sent), sop_instance=str(dcmread(sent).SOPInstanceUID)) == 0xA700
         assert listener.instances() == []
+        assert "min_free_bytes" in listener.refusals()[0].reason
+
+
+def test_what_there_is_no_room_for_does_not_reach_the_disk(tmp_path: Path) -> None:
+    with running(tmp_path, f"[limits]\nmin_free_bytes = {2**62}\n") as listener:
+        process = psutil.Process(listener.process.pid)
+        before = process.io_counters().write_chars
+        assert raw_store(listener, bytes(8 << 20), sop_instance=generate_uid()) == 0xA700
+        assert process.io_counters().write_chars - before < 1 << 20
+        assert listener.incoming() == []
+        # The association goes on, and so does the next one.
+        assert scu.echo(listener.peer, listener.settings).ok
+
+
+def test_a_listener_removes_what_its_own_last_run_left_and_nothing_that_others_write(tmp_path: Path) -> None:
+    with running(tmp_path) as listener:
+        settings = listener.settings
+    incoming = settings.data_dir / "incoming"
+    left = incoming / listener_name(settings) / "half.dcm"
+    others = [incoming / "written" / "result.tmp", incoming / "listener-elsewhere" / "half.dcm"]
+    for path in (left, *others):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"half")
+    with running(tmp_path, port=settings.dicom_port) as again:
+        assert eventually(lambda: not left.exists())
+        assert sorted(again.incoming()) == sorted(others)
 
 
 def test_own_results_are_marked(listener: Listener, tmp_path: Path) -> None:
@@ -264,6 +190,21 @@ def test_a_rejected_context_is_recorded(listener: Listener) -> None:
     association = entity.associate("127.0.0.1", listener.port, ae_title="RADNODE")
     association.release()
     assert [r.kind for r in listener.refusals()] == [RefusalKind.CONTEXT]
+
+
+def test_invented_classes_fill_no_table(listener: Listener) -> None:
+    for attempt in range(3):
+        entity = AE("MODALITY")
+        for number in range(126):
+            entity.add_requested_context(f"1.2.826.0.1.3680043.9.9999.{attempt}.{number}", ExplicitVRLittleEndian)
+        entity.add_requested_context("1.2.840.10008.5.1.1.1", ExplicitVRLittleEndian)
+        entity.add_requested_context(VERIFICATION)
+        association = entity.associate("127.0.0.1", listener.port, ae_title="RADNODE")
+        association.release()
+    assert sorted((r.sop_class_uid, r.occurrences) for r in listener.refusals()) == [
+        ("", 3),
+        ("1.2.840.10008.5.1.1.1", 3),
+    ]
 
 
 def test_silent_and_hostile_connections_stop_nobody(tmp_path: Path) -> None:

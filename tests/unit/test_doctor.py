@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
+import gc
+import json
+import os
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -108,3 +114,33 @@ def test_a_full_disk(tmp_path: Path) -> None:
 def test_open_doors_are_pointed_out(tmp_path: Path) -> None:
     found = findings(write(tmp_path, "[access]\nallow_plain_beyond_loopback = true"))["access"]
     assert found.grade is Grade.WARN
+
+
+# pynetdicom leaves the socket of a refused connection to the garbage collector.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_killed_nodes_pid_file_is_no_running_node(config: Path, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "radnode.pid").write_text("1\n")
+    with (data / "radnode.lock").open("w") as lock:
+        assert "is free" in findings(config)["listener"].detail
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        found = findings(config)["listener"]
+        assert (found.grade, "is free" in found.detail) == (Grade.FAIL, False)
+    assert "is free" in findings(config)["listener"].detail
+    gc.collect()
+
+
+@pytest.mark.tensorflow
+def test_with_json_standard_output_holds_one_document(config: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "node.cli.main", "doctor", "--json", "--config", str(config)],
+        cwd=Path(__file__).parents[2],
+        env={**os.environ, "RADNODE_LOG_LEVEL": "DEBUG"},
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    checks = [finding["check"] for finding in json.loads(done.stdout)]
+    assert any(check.startswith("model ") for check in checks)

@@ -7,6 +7,7 @@ import pytest
 
 from db.errors import ConfigError
 from node.settings import Peer, Settings, broker_socket, config_digest, is_loopback, load
+from workers.app import make_app
 
 
 @pytest.fixture(autouse=True)
@@ -75,6 +76,8 @@ def test_settings_are_frozen() -> None:
         ('[peers.pacs]\nae_title = "PACS"\nhost = "pacs"\naddresses = ["10.0.0.0/99"]', "peers.pacs.addresses"),
         ('[peers."no spaces"]\nae_title = "PACS"\nhost = "pacs"', "peers"),
         ("ae_title = ", "no valid TOML"),
+        ("[work]\nsoft_time_limit_s = 400", "hard_time_limit_s"),
+        ("[work]\nsoft_time_limit_s = 60\nhard_time_limit_s = 60", "hard_time_limit_s"),
     ],
 )
 def test_a_wrong_setting_is_named(tmp_path: Path, text: str, named: str) -> None:
@@ -134,6 +137,14 @@ def test_a_peer_is_found_by_its_ae_title() -> None:
     settings = Settings(peers={"first": pacs, "second": other})
     assert settings.peer_by_ae(" PACS ") == ("first", pacs)
     assert settings.peer_by_ae("pacs") is None
+
+
+def test_a_message_stays_out_of_other_hands_longer_than_its_worker_lives() -> None:
+    long = Settings.model_validate({"work": {"hard_time_limit_s": 7200}})
+    assert (Settings().work.visibility_s, long.work.visibility_s) == (3600, 14400)
+    for settings in (Settings(), long):
+        told = make_app(settings).conf.broker_transport_options["visibility_timeout"]
+        assert told == settings.work.visibility_s
 
 
 def test_a_deep_data_folder_gets_a_short_socket(tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+import time
 from pathlib import Path
 
 import pytest
@@ -41,9 +43,17 @@ def test_quarantine_takes_the_file_away(tmp_path: Path) -> None:
 
 
 def test_leftovers_are_removed(tmp_path: Path) -> None:
-    (storage.incoming_dir(tmp_path) / "half").write_bytes(b"x")
-    assert storage.clean_incoming(tmp_path) == 1
-    assert storage.clean_incoming(tmp_path) == 0
+    own = storage.incoming_dir(tmp_path, "listener-a")
+    mine, fresh, old = own / "half", storage.incoming_dir(tmp_path) / "fresh", tmp_path / "incoming" / "old"
+    now = time.time()
+    for path in (mine, fresh, old):
+        path.write_bytes(b"x")
+    os.utime(old, (now, now - 3700))
+    found = storage.unfinished(tmp_path, own, now)
+    assert set(found) == {mine, old}
+    assert storage.remove(found) == 2
+    assert storage.unfinished(tmp_path, own, now) == []
+    assert fresh.exists()
 
 
 def settings(data_dir: Path, min_free_bytes: int) -> Settings:

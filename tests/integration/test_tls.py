@@ -1,0 +1,115 @@
+"""The listener behind mutual TLS: who gets in, who does not, and what silent connections cost the others."""
+
+from __future__ import annotations
+
+import gc
+import socket
+import ssl
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from node import scu
+from node.settings import Peer, Settings, Tls
+from node.tls import client_context
+from tests.support.certificates import Authority, authority
+from tests.support.listening import Listener, chest_file, running
+
+pytestmark = pytest.mark.e2e
+
+
+@dataclass
+class Guarded:
+    """A listener that wants certificates of `ca`, and the settings of a peer that has one."""
+
+    listener: Listener
+    ca: Authority
+    settings: Settings
+
+    @property
+    def peer(self) -> Peer:
+        return Peer(ae_title="RADNODE", host="127.0.0.1", port=self.listener.port, tls=True)
+
+    def connect(self) -> socket.socket:
+        return socket.create_connection(("127.0.0.1", self.listener.port), timeout=10)
+
+
+@pytest.fixture
+def guarded(tmp_path: Path) -> Iterator[Guarded]:
+    ca = authority(tmp_path)
+    certificate, key = ca.issue("node")
+    more = (
+        f'[tls]\ncertificate = "{certificate}"\nprivate_key = "{key}"\nca = "{ca.ca}"\n'
+        "[limits]\nmin_free_bytes = 0\nmax_associations = 10\n"
+    )
+    own_certificate, own_key = ca.issue("peer")
+    settings = Settings(tls=Tls(certificate=own_certificate, private_key=own_key, ca=ca.ca))
+    with running(tmp_path, more) as listener:
+        yield Guarded(listener, ca, settings)
+
+
+def test_a_peer_with_a_certificate_is_served(guarded: Guarded, tmp_path: Path) -> None:
+    assert scu.echo(guarded.peer, guarded.settings).ok
+    sent = chest_file(tmp_path, Rows=1000, Columns=1000, PixelData=bytes(10**6))
+    (result,) = scu.send_files(guarded.peer, guarded.settings, [sent])
+    assert result.ok
+    assert [i.calling_ae for i in guarded.listener.instances()] == ["RADNODE"]
+
+
+# pynetdicom leaves the socket of a failed connection to the garbage collector.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_peer_without_one_or_with_a_strangers_is_not(guarded: Guarded, tmp_path: Path) -> None:
+    stranger = authority(tmp_path, "stranger")
+    certificate, key = stranger.issue("intruder")
+    for tls in (Tls(ca=guarded.ca.ca), Tls(ca=guarded.ca.ca, certificate=certificate, private_key=key)):
+        assert not scu.echo(guarded.peer, Settings(tls=tls)).ok
+    plain = Peer(ae_title="RADNODE", host="127.0.0.1", port=guarded.listener.port)
+    assert not scu.echo(plain, guarded.settings).ok
+    assert scu.echo(guarded.peer, guarded.settings).ok
+    gc.collect()
+
+
+@pytest.mark.filterwarnings("ignore:ssl.TLSVersion:DeprecationWarning")
+def test_an_old_version_of_tls_is_refused(guarded: Guarded) -> None:
+    old = client_context(guarded.settings.tls)
+    old.set_ciphers("DEFAULT@SECLEVEL=0")
+    old.minimum_version = ssl.TLSVersion.TLSv1
+    old.maximum_version = ssl.TLSVersion.TLSv1_1
+    with guarded.connect() as connection, pytest.raises(ssl.SSLError, match=r"(?i)protocol.version"):
+        old.wrap_socket(connection, server_hostname="127.0.0.1")
+
+
+def test_silent_connections_are_given_up_for_those_that_come_after(guarded: Guarded, tmp_path: Path) -> None:
+    silent = [guarded.connect() for _ in range(80)]
+    began = time.monotonic()
+    assert scu.echo(guarded.peer, guarded.settings).ok
+    (result,) = scu.send_files(guarded.peer, guarded.settings, [chest_file(tmp_path)])
+    assert result.ok
+    # Their own time would be acse_timeout_s, half a minute.
+    for connection in silent[:20]:
+        connection.settimeout(5)
+        assert connection.recv(1) == b""
+    assert time.monotonic() - began < 10
+    silent[-1].settimeout(0.5)
+    with pytest.raises(TimeoutError):
+        silent[-1].recv(1)
+    for connection in silent:
+        connection.close()
+    assert scu.echo(guarded.peer, guarded.settings).ok
+
+
+def test_only_the_named_authority_is_trusted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    named, systems = authority(tmp_path, "named"), authority(tmp_path, "system")
+    monkeypatch.setenv("SSL_CERT_FILE", str(systems.ca))
+    monkeypatch.setenv("SSL_CERT_DIR", str(tmp_path / "none"))
+
+    def trusted(tls: Tls) -> list[str]:
+        return [str(found["subject"]) for found in client_context(tls).get_ca_certs()]
+
+    (only,) = trusted(Tls(ca=named.ca))
+    assert "named" in only
+    (only,) = trusted(Tls())
+    assert "system" in only
