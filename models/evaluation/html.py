@@ -10,6 +10,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from models.evaluation import svg
+from models.evaluation.figures import SMALLEST_GROUP
 from models.evaluation.pictures import Picture
 from models.evaluation.svg import Line
 
@@ -114,11 +115,22 @@ def _label(document: Mapping[str, Any], label: str, pictures: Sequence[Picture])
         "point": point,
         "sources": sources,
         "rows": rows,
+        "few": _few(sources),
         "plots": _plots(label, curves, sources),
         "curves": curves,
         "groups": _groups(document, label),
         "pictures": [picture for picture in pictures if picture.label == label],
     }
+
+
+def _few(sources: Mapping[str, Any]) -> list[str]:
+    """Sources with so few images of one kind that a resample shows next to nothing of their spread."""
+    found = []
+    for source, one in sources.items():
+        for count, kind in ((one["positive_images"], "positive"), (one["images"] - one["positive_images"], "negative")):
+            if count < SMALLEST_GROUP:
+                found.append(f"{source} ({count} {kind})")
+    return found
 
 
 def _plots(label: str, curves: Mapping[str, Any], sources: Mapping[str, Any]) -> list[tuple[str, Markup]]:

@@ -154,6 +154,16 @@ def test_labels_without_positive_images_leave_dashes_not_errors() -> None:
     assert "\N{EN DASH}" in render(document_)
 
 
+def test_figures_of_a_handful_of_images_carry_a_warning() -> None:
+    data = judged()
+    whole = render(found())
+    first = np.flatnonzero((data.truth[:, 0] == 0) & (data.sources == "b"))[:5]
+    kept = data.take(np.r_[np.flatnonzero((data.truth[:, 0] == 1) | (data.sources != "b")), first])
+    few = render({**found(), **figures_by_source(kept, RULES), "curves": curves_by_source(kept)})
+    assert "b (5 negative)" in few
+    assert "b (5 negative)" not in whole
+
+
 def test_figures_have_names_people_understand() -> None:
     assert name_of("ppv_at_prevalence_0.05") == "PPV where 5 % are ill"
     assert name_of("sensitivity_at_specificity_0.95") == "Sensitivity at 95 % specificity"
