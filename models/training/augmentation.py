@@ -24,8 +24,7 @@ class Augmentation:
     @property
     def variables(self) -> list[Any]:
         """State of every generator, in a fixed order."""
-        generators = [layer.seed_generator.state.value for layer in self._layers if hasattr(layer, "seed_generator")]
-        return [self.random.state, *generators]
+        return [self.random.state, *(variable.value for layer in self._layers for variable in layer.variables)]
 
     def __call__(self, planes: Any, values: Any, mask: Any) -> tuple[Any, Any, Any]:
         """planes: float32 (n, rows, columns, slices) in [0, 1]; values, mask: float32 (n, labels)."""

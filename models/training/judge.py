@@ -100,17 +100,18 @@ def choose_point(truth: Numbers, scores: Numbers, rule: Operating) -> Point:
     middles = np.r_[candidates[0] / 2, (candidates[1:] + candidates[:-1]) / 2, (candidates[-1] + 1) / 2]
     positive, negative = np.sort(scores[truth > 0.5]), np.sort(scores[truth <= 0.5])
     worth: Numbers
-    sensitivity = 1 - np.searchsorted(positive, middles, side="left") / len(positive)
-    specificity = np.searchsorted(negative, middles, side="left") / len(negative)
+    sensitivity = 1 - _below(positive, middles)
+    specificity = _below(negative, middles)
     if rule.rule == "sensitivity":
         worth = np.where(sensitivity >= rule.at_least, specificity, -1)
     elif rule.rule == "specificity":
         worth = np.where(specificity >= rule.at_least, sensitivity, -1)
     else:
         worth = sensitivity + specificity
-    # The curve is a staircase; the middle of its top step is the steadiest choice.
-    best = np.flatnonzero(worth >= worth.max() - 1e-9)
-    threshold = float(middles[best[len(best) // 2]])
+    # Of equals the one that loses least of the other rate, and of those the more sensitive.
+    best = worth >= worth.max() - 1e-9
+    youden = np.where(best, sensitivity + specificity, -1)
+    threshold = float(middles[np.argmax(youden >= youden.max() - 1e-9)])
     reaching = middles[(sensitivity >= rule.grey_sensitivity) & (middles < threshold)]
     grey = float(reaching.max()) if rule.grey_sensitivity and len(reaching) else None
     return Point(round(threshold, 6), None if grey is None else round(grey, 6))
@@ -184,6 +185,12 @@ def _figures_of(truth: Numbers, chance: Numbers, who: Numbers, threshold: float,
         "accuracy": lambda t, c: confusion(t, c, threshold).accuracy,
     }
     return {name: _json(bootstrap(metric, truth, chance, who, resamples=resamples)) for name, metric in metrics.items()}
+
+
+def _below(rising: Numbers, thresholds: Numbers) -> Numbers:
+    """The share of ``rising`` below each threshold."""
+    places: Numbers = np.asarray(np.searchsorted(rising, thresholds, side="left"))
+    return places / len(rising)
 
 
 def _mean(right: Numbers, _: Numbers) -> float:

@@ -1,0 +1,104 @@
+"""Plans: every shipped one parses, faults are named, paths land in the folders given."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from models import backbones
+from models.errors import DatasetError
+from models.recipes import PLANS, RECIPES, plan_of
+from models.training.plan import loader_options, read_plan
+from models.training.recipe import Augment
+from tests.support.plans import PLAN, written
+
+
+@pytest.mark.parametrize("name", PLANS)
+def test_every_shipped_plan_parses_and_scales_as_its_backbone_wants(name: str) -> None:
+    plan, _ = read_plan(plan_of(name))
+    assert plan.steps[-1].model_dump()["convention"] == backbones.info(plan.network.backbone).convention
+    assert plan.bundle.id == name
+    assert plan.bundle.limits
+
+
+def test_the_shipped_plans_are_those_promised() -> None:
+    assert set(PLANS) == {"cxr-covid", "ct-covid", "mr-tumour", "cxr14", "pneumoniamnist", "lung-nodule"}
+    assert not set(PLANS) & set(RECIPES)
+
+
+def test_chest_findings_carry_their_codes_and_doubtful_ones_say_so() -> None:
+    labels = {label.key: label for label in read_plan(plan_of("cxr14"))[0].bundle.labels}
+    assert len(labels) == 14
+    assert labels["pneumothorax"].code.value == "36118008"
+    assert labels["infiltration"].code.scheme == "DCM"
+    assert not labels["pleural_thickening"].code_verified
+
+
+def test_the_untrained_plan_says_so() -> None:
+    plan, text = read_plan(plan_of("lung-nodule"))
+    assert "UNTRAINED" in plan.bundle.limits[0]
+    assert text.startswith("# UNTRAINED")
+
+
+def test_only_plans_of_slices_without_a_side_mirror_them() -> None:
+    assert not Augment().horizontal_flip
+    mirrored = {name for name in PLANS if read_plan(plan_of(name))[0].augment.horizontal_flip}
+    assert mirrored.isdisjoint({"cxr14", "cxr-covid", "pneumoniamnist"})
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"training": {"speed": 3}}, "training.speed"),
+        ({"network": {"backbone": "resnet9000"}}, "resnet9000"),
+        ({"data": {"kind": "excel"}}, "kind excel"),
+        ({"input": {"side": 16}}, "no less than 32"),
+        ({"input": {"window": {"mode": "fixed"}}}, "'center' and 'width'"),
+        ({"training": {"loss": {"name": "bce", "gamma": 2.0}}}, "bce does not take gamma"),
+        ({"training": {"head": {"epochs": 0}, "finetune": {"epochs": 0}}}, "no phase has an epoch"),
+        ({"bundle": {"urgent": ["fracture"]}}, "fracture"),
+        ({"data": {"options": {"labels": ["x"]}}}, "bundle.labels"),
+        ({"network": {"weights": {"path": "a.npz", "sha256": "123"}}}, "sha256"),
+    ],
+)
+def test_faults_are_named(tmp_path: Path, change: dict[str, Any], said: str) -> None:
+    with pytest.raises(DatasetError, match=said):
+        read_plan(written(tmp_path, change))
+
+
+def test_a_file_that_is_no_toml_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.toml").write_text("[data\n")
+    with pytest.raises(DatasetError, match=r"a\.toml is no readable TOML"):
+        read_plan(tmp_path / "a.toml")
+    with pytest.raises(DatasetError, match=r"b\.toml is no readable TOML"):
+        read_plan(tmp_path / "b.toml")
+
+
+def test_paths_are_below_the_data_folder_and_names_are_left_alone(tmp_path: Path) -> None:
+    options = loader_options(read_plan(plan_of("cxr14"))[0], tmp_path)
+    assert options["file"] == tmp_path / "Data_Entry_2017.csv"
+    assert options["test_list"] == tmp_path / "test_list.txt"
+    assert options["images"] == tmp_path / "images"
+    assert options["rename"]["Hernia"] == "hernia"
+    assert options["labels"][0] == "atelectasis"
+
+
+def test_reading_a_plan_loads_no_tensorflow() -> None:
+    script = (
+        "import sys, json; from models.training.plan import read_plan; from models.recipes import plan_of; "
+        "read_plan(plan_of('cxr14')); print(json.dumps('tensorflow' in sys.modules))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=Path(__file__).parents[2], capture_output=True, text=True, check=True
+    )
+    assert json.loads(done.stdout) is False
+
+
+def test_the_sample_plan_itself_is_sound(tmp_path: Path) -> None:
+    plan, _ = read_plan(written(tmp_path, {}))
+    assert plan.training.seed == PLAN["training"]["seed"]

@@ -1,0 +1,84 @@
+"""Series of slices: attention, its maps in closed form, and which slices are read."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from models.errors import ArchitectureError, ManifestError
+from models.manifest import parse_manifest
+from models.registry import load_bundle
+from models.runner import load_runner
+from tests.support.bundles import hollow_bundle
+from tests.support.shared import shared_data
+
+pytestmark = pytest.mark.tensorflow
+
+
+def test_attention_adds_up_and_the_maps_add_up_to_the_logits() -> None:
+    import keras  # noqa: PLC0415 - slow
+
+    from models.training.series import build_series  # noqa: PLC0415
+
+    keras.utils.set_random_seed(2)
+    model = build_series("efficientnet_lite0", (64, 64, 3), 5, 2, dropout=0.3)
+    series = np.random.default_rng(0).uniform(-1, 1, (2, 5, 64, 64, 3)).astype(np.float32)
+    features, attention, logits = (one.numpy() for one in model(series, training=False))
+    assert features.shape == (2, 5, 2, 2, 1280)
+    np.testing.assert_allclose(attention.sum(axis=1), 1, rtol=1e-5)
+    kernel, bias = (weight.numpy() for weight in model.get_layer("logits").weights)
+    cells = np.einsum("nshwc,cl,ns->nl", features, kernel, attention) / 4
+    np.testing.assert_allclose(cells + bias, logits, rtol=1e-3, atol=1e-4)
+
+
+def test_maps_of_slices_are_those_of_the_images_times_the_attention() -> None:
+    from models.explain import closed_form_maps  # noqa: PLC0415
+    from models.training.series import slice_maps  # noqa: PLC0415
+
+    random = np.random.default_rng(1)
+    features, head = random.normal(size=(3, 4, 4, 6)).astype(np.float32), random.normal(size=(6, 2)).astype(np.float32)
+    attention = np.array([0.7, 0.3, 0.0], np.float32)
+    maps = slice_maps(features, attention, head)
+    assert maps.shape == (2, 3, 4, 4)
+    np.testing.assert_allclose(maps[:, 0], 0.7 * closed_form_maps(features[0], head), rtol=1e-6)
+    assert maps[:, 2].max() == 0
+    assert maps.min() >= 0
+
+
+def test_gradient_reaches_attention_and_body() -> None:
+    import tensorflow as tf  # noqa: PLC0415 - slow
+
+    from models.training.series import build_series  # noqa: PLC0415
+
+    # In a network of random weights the signal dies out on its way.
+    start = shared_data() / "weights" / "efficientnet_lite0_imagenet_keras_layout_fp16.npz"
+    model = build_series("efficientnet_lite0", (32, 32, 3), 3, 1, dropout=0.0, weights=start)
+    series = np.random.default_rng(0).uniform(-1, 1, (1, 3, 32, 32, 3)).astype(np.float32)
+    with tf.GradientTape() as tape:
+        logit = model(series, training=False)[-1]
+    paths = {variable.path: variable.value for variable in model.trainable_variables}
+    wanted = [value for path, value in paths.items() if "attention" in path or "stem_conv" in path]
+    assert len(wanted) == 4
+    assert all(np.abs(tf.convert_to_tensor(g).numpy()).max() > 0 for g in tape.gradient(logit, wanted))
+
+
+@pytest.mark.parametrize(("count", "expected"), [(9, [0, 4, 8]), (3, [0, 1, 2]), (1, [0, 0, 0]), (2, [0, 0, 1])])
+def test_slices_are_read_evenly(count: int, expected: list[int]) -> None:
+    from models.training.series import evenly  # noqa: PLC0415
+
+    assert evenly(count, 3) == expected
+
+
+def test_a_bundle_of_series_is_described_but_not_served(tmp_path: Path) -> None:
+    folder = hollow_bundle(tmp_path / "series")
+    document = json.loads((folder / "model.json").read_text())
+    document["architecture"] |= {"slices": 5}
+    with pytest.raises(ManifestError, match="slices and pooling come together"):
+        parse_manifest(json.dumps(document).encode(), "series")
+    document["architecture"] |= {"pooling": "attention"}
+    (folder / "model.json").write_text(json.dumps(document))
+    with pytest.raises(ArchitectureError, match="reads series of slices"):
+        load_runner(load_bundle(folder), "cpu")
