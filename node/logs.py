@@ -107,8 +107,8 @@ def configure(settings: Settings) -> None:
 
 
 def configure_command() -> None:
-    """For a command that is a person's or a script's, before it has read any settings: only what goes wrong."""
-    _configure("WARNING", "auto")
+    """For a command, before it has read any settings: as text beside its output, whose form is its own affair."""
+    _configure("INFO", "text")
 
 
 def _configure(level: str, log_format: str) -> None:

@@ -22,8 +22,8 @@ log = structlog.get_logger("node.example")
 log.info("before anything is set up") if sys.argv[1] == "unset" else None
 logs.configure_command()
 if sys.argv[1] == "command":
-    log.info("quiet")
-    log.warning("loud")
+    log.debug("quiet")
+    log.info("loud")
     sys.exit()
 logs.configure(Settings(log_format=sys.argv[1]))
 
