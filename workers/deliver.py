@@ -46,7 +46,9 @@ class Sender:
 def run_delivery(sender: Sender, job_id: str, destination: str) -> None:
     """Send what is due of a job to a destination. Raises RecordUnavailable only."""
     with sender.record.write() as session:
-        due = deliveries.claim(session, job_id, destination, sender.owner, lease_s=_LEASE_S)
+        # A sender that still runs is stopped by the time limit long before its lease is given to another.
+        lease_s = max(_LEASE_S, 2.0 * sender.settings.work.hard_time_limit_s)
+        due = deliveries.claim(session, job_id, destination, sender.owner, lease_s=lease_s)
         open_until = circuits.open_until(session, destination) if due else None
         if open_until is not None:
             for one in due:

@@ -197,6 +197,7 @@ def test_one_association_and_then_four_at_once(
         node.wait_settled(len(rows), timeout_s=240)
         assert kept(node.json("instances")) == kept(rows)
         assert_one_report_each(site, stored)
+        assert node.peak_bytes("listener") < 250 * 1024**2
 
 
 def test_killed_at_a_random_moment_under_four_senders(

@@ -179,6 +179,12 @@ class Node:
                 return process
         raise AssertionError(f"no child {name}")
 
+    def peak_bytes(self, name: str) -> int:
+        """The most memory a part has had resident since it was started (VmHWM of proc(5))."""
+        status = Path(f"/proc/{self.child(name).pid}/status").read_text()
+        line = next(line for line in status.splitlines() if line.startswith("VmHWM:"))
+        return int(line.split()[1]) * 1024
+
     def get(self, path: str) -> tuple[int, str]:
         """(status, body) of an HTTP GET on the web side."""
         try:
