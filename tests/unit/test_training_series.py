@@ -7,12 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from models.errors import ArchitectureError, ManifestError
 from models.manifest import parse_manifest
 from models.registry import load_bundle
 from models.runner import load_runner
 from tests.support.bundles import hollow_bundle
+from tests.support.plans import written
 from tests.support.shared import shared_data
 
 pytestmark = pytest.mark.tensorflow
@@ -82,3 +84,24 @@ def test_a_bundle_of_series_is_described_but_not_served(tmp_path: Path) -> None:
     (folder / "model.json").write_text(json.dumps(document))
     with pytest.raises(ArchitectureError, match="reads series of slices"):
         load_runner(load_bundle(folder), "cpu")
+
+
+def test_slices_of_a_file_list_become_the_channels_of_one_plane(tmp_path: Path) -> None:
+    from models.datasets.images import split_steps  # noqa: PLC0415
+    from models.datasets.pixels import Images  # noqa: PLC0415
+    from models.datasets.planes import load  # noqa: PLC0415
+    from models.datasets.samples import Sample  # noqa: PLC0415
+    from models.training.network import batches_of  # noqa: PLC0415
+    from models.training.plan import read_plan  # noqa: PLC0415
+
+    names = tuple(f"{number}.png" for number in range(5))
+    for number, name in enumerate(names):
+        picture = np.full((32, 32), 50 * number, np.uint8)
+        picture[0, 0] = 255
+        Image.fromarray(picture).save(tmp_path / name)
+    sample = Sample(names[0], "p", "s", {"pneumonia": 1.0}, files=names)
+    plan, _ = read_plan(written(tmp_path, {}))
+    planes = load([sample], Images(tmp_path), split_steps(plan.steps)[0], tmp_path / "cache")
+    (read,) = batches_of(planes, 3)(np.array([0]))
+    assert read.shape == (32, 32, 3)
+    np.testing.assert_allclose(read[16, 16], np.array([0, 100, 200]) / 255, atol=1e-2)
