@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import structlog
@@ -31,7 +32,7 @@ from node.statuses import Status
 
 log = structlog.get_logger(__name__)
 
-_STUDY_NOT_COMMITTED_RETRY = timedelta(seconds=5)
+_NOT_COMMITTED_RETRY = timedelta(seconds=5)
 _MOST_NAMED = 16
 # Abstract syntax not supported, transfer syntaxes not supported (PS3.8 9.3.3.2).
 _NOT_SUPPORTED, _NO_SYNTAX = 0x03, 0x04
@@ -159,18 +160,19 @@ class Handlers:
 
     def on_event_report(self, event: Event) -> tuple[int, Dataset | None]:
         """Storage commitment, on an association that the peer opened (PS3.4 J.3.3)."""
-        return report_commitment(event, self.apply)
+        return report_commitment(event, partial(write_commitment, self.record))
 
-    def apply(self, report: CommitmentReport) -> bool:
-        """Write a report down; False for a transaction this node never asked for. Raises RetriableError."""
-        with self.record.write() as session:
-            return deliveries.apply_commitment(
-                session,
-                report.transaction_uid,
-                report.committed,
-                report.failed,
-                retry_at=utcnow() + _STUDY_NOT_COMMITTED_RETRY,
-            )
+
+def write_commitment(record: Record, report: CommitmentReport) -> bool:
+    """Write a report down; False for a transaction this node never asked for. Raises RetriableError."""
+    with record.write() as session:
+        return deliveries.apply_commitment(
+            session,
+            report.transaction_uid,
+            report.committed,
+            report.failed,
+            retry_at=utcnow() + _NOT_COMMITTED_RETRY,
+        )
 
 
 def report_commitment(event: Event, apply: Any) -> tuple[int, Dataset | None]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 import structlog
@@ -17,6 +18,7 @@ from db.errors import ConfigError, PeerUnavailable, PermanentError, StorageFull
 from db.session import Record
 from db.types import utcnow
 from node import scu, storage
+from node.handlers import write_commitment
 from node.settings import Peer, Settings
 from workers import proof
 from workers.backoff import backoff_s
@@ -85,7 +87,9 @@ def _deliver(sender: Sender, destination: str, due: list[DueDelivery]) -> None:
     if asks:
         contexts.append(scu.commitment_context())
     try:
-        with scu.associate(peer, sender.settings, contexts, on_commitment=proof.recorder(sender.record)) as association:
+        with scu.associate(
+            peer, sender.settings, contexts, on_commitment=partial(write_commitment, sender.record)
+        ) as association:
             sent = _send_all(sender, peer, association, due, open_ids)
             _note_answer(sender, destination, sent)
             if sent and asks:

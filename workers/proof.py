@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import timedelta
 
 import structlog
@@ -11,11 +11,11 @@ from pydicom.uid import generate_uid
 from pynetdicom.association import Association
 
 from db import deliveries
+from db.domain import ResultRef
 from db.errors import ConfigError, PeerUnavailable
 from db.session import Record
 from db.types import utcnow
 from node import scu
-from node.commitment import CommitmentReport
 from node.settings import Settings
 
 log = structlog.get_logger(__name__)
@@ -25,28 +25,11 @@ _LOOKS_S = (0.0, 0.3, 1.0, 3.0)
 _POLL_S = 0.05
 # After that long without a trace the object is sent again.
 LOST_AFTER_S = 900.0
-_RETRY_S = 5.0
 # Settings of a peer under which nobody asks it by C-FIND, and what is said of its deliveries then.
 _WITHOUT_FIND = {
     "none": "the settings ask for no proof",
     "commitment": "it answered no request for storage commitment; the settings allow no other proof",
 }
-
-
-def recorder(record: Record) -> Callable[[CommitmentReport], bool]:
-    """Writes a report that comes back on the sending association; False where nobody asked for it."""
-
-    def write(report: CommitmentReport) -> bool:
-        with record.write() as session:
-            return deliveries.apply_commitment(
-                session,
-                report.transaction_uid,
-                report.committed,
-                report.failed,
-                retry_at=utcnow() + timedelta(seconds=_RETRY_S),
-            )
-
-    return write
 
 
 def ask(
@@ -56,8 +39,7 @@ def ask(
 
     A peer that offers none is not a failure: `read_back` comes next.
     """
-    with record.read() as session:
-        open_refs = deliveries.unproved(session, destination, delivery_ids)
+    open_refs = _unproved(record, destination, delivery_ids)
     if not open_refs:
         return
     transaction = generate_uid(prefix=None)
@@ -93,13 +75,13 @@ def read_back(
     if peer is None:
         return set()
     if peer.proof in _WITHOUT_FIND:
-        _leave(record, _left_to_prove(record, destination, delivery_ids), _WITHOUT_FIND[peer.proof])
+        open_refs = _unproved(record, destination, delivery_ids, report_to_come=False)
+        _leave(record, [i for i, _ in open_refs], _WITHOUT_FIND[peer.proof])
         return set()
     missing: set[int] = set()
     for wait_s in looks_s:
         time.sleep(wait_s)
-        with record.read() as session:
-            open_refs = deliveries.unproved(session, destination, delivery_ids, report_to_come=False)
+        open_refs = _unproved(record, destination, delivery_ids, report_to_come=False)
         if not open_refs:
             return set()
         try:
@@ -136,14 +118,11 @@ def check_overdue(record: Record, settings: Settings, after_s: float) -> None:
                     deliveries.send_again(session, delivery_id, "the peer took it but does not find it", at=now)
 
 
-def _left_to_prove(record: Record, destination: str, delivery_ids: Sequence[int]) -> list[int]:
+def _unproved(
+    record: Record, destination: str, delivery_ids: Sequence[int], *, report_to_come: bool = True
+) -> list[tuple[int, ResultRef]]:
     with record.read() as session:
-        return [i for i, _ in deliveries.unproved(session, destination, delivery_ids, report_to_come=False)]
-
-
-def _unproved(record: Record, destination: str, delivery_ids: Sequence[int]) -> list[int]:
-    with record.read() as session:
-        return [i for i, _ in deliveries.unproved(session, destination, delivery_ids)]
+        return deliveries.unproved(session, destination, delivery_ids, report_to_come=report_to_come)
 
 
 def _leave(record: Record, delivery_ids: Sequence[int], reason: str) -> None:

@@ -13,13 +13,12 @@ from pydicom.sequence import Sequence as Items
 from pydicom.uid import (
     UID,
     Comprehensive3DSRStorage,
-    ComprehensiveSRStorage,
-    EnhancedSRStorage,
     ExplicitVRLittleEndian,
 )
 
 from db.domain import ResultRef
 from db.errors import UnreadableError
+from workers.offers import SR_CLASSES
 from workers.results import codes
 from workers.results.contents import Provenance, ResultObject
 from workers.results.provenance import MANUFACTURER, encode, keep_raw, stamp
@@ -30,7 +29,7 @@ from workers.results.uids import derive
 KIND = "SR"
 _SERIES_NUMBER = 9500
 _SERIES_DESCRIPTION = "AI Results (UNVERIFIED)"
-_FALLBACKS = (str(Comprehensive3DSRStorage), str(ComprehensiveSRStorage), str(EnhancedSRStorage))
+_FALLBACKS = SR_CLASSES["auto"]
 # Items of Referenced Request Sequence must hold these, empty where unknown (PS3.3 C.17.2, Type 2).
 _EMPTY_IN_REQUEST = (
     "ReferencedStudySequence",
