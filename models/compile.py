@@ -59,11 +59,9 @@ def compile_bundle(bundle: Bundle, target: Path) -> None:
     """Convert and move into place. Two processes may do so at once: the second replaces equal by equal."""
     import tensorflow as tf  # noqa: PLC0415 - this process exists to load it
 
-    from models import backbones  # noqa: PLC0415 - imports Keras on use
+    from models.networks import network_of  # noqa: PLC0415 - imports Keras on use
 
-    shape = bundle.manifest.architecture
-    model = backbones.build(shape.name, shape.input_shape, shape.outputs)
-    backbones.load_weights(model, bundle.weights)
+    model = network_of(bundle)
     target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
         # By way of a SavedModel: conversion from concrete functions has given NaN for networks with two outputs.

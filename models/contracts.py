@@ -150,6 +150,7 @@ class Explanation:
 
     grid: float32 (h, w), non-negative, scaled so that its maximum is 1 (all zeros stay zeros).
     peak: the maximum before scaling, in logit units per cell.
+    slice_index: of the slice it lies on, in the order of its series; 0 for single images.
     """
 
     label_key: str
@@ -157,15 +158,29 @@ class Explanation:
     grid: FloatArray
     peak: float
     placement: Placement
+    slice_index: int = 0
+
+
+@dataclass(frozen=True)
+class SliceWeight:
+    """A slice that was read: its place in the order of the series, from 0, and its share of the answer, in [0, 1]."""
+
+    index: int
+    weight: float
 
 
 @dataclass(frozen=True)
 class Reading:
-    """All findings of one image by one model; ``explanations`` only for labels above their operating point."""
+    """All findings of one image, or one series, by one model; ``explanations`` only for labels above their operating
+    point.
+
+    slices: of a series, those that were read, in its order; their weights add up to 1. () for single images.
+    """
 
     findings: tuple[Finding, ...]
     explanations: tuple[Explanation, ...] = ()
     notes: tuple[str, ...] = ()
+    slices: tuple[SliceWeight, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -193,6 +208,20 @@ class HeaderFacts:
     calling_ae: str = ""
     patient_orientation: tuple[str, ...] = ()
     extra: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class SeriesFacts:
+    """What admission rules for a series look at: its slices in space.
+
+    slices: how many there are, of one size and orientation. missing: slices that gaps have room for.
+    by_position: ordered by their place in space. spacing_mm: usual distance of neighbours; None where unknown.
+    """
+
+    slices: int
+    missing: int
+    by_position: bool
+    spacing_mm: float | None
 
 
 @dataclass(frozen=True)

@@ -63,8 +63,9 @@ class FittedGate:
 
 
 def pooled(features: FloatArray) -> FloatArray:
-    """features: float32 (N, h, w, C), a forward pass' feature map. Returns float32 (N, C), its mean over the cells."""
-    means: FloatArray = features.mean(axis=(1, 2), dtype=np.float32)
+    """features: float32 (N, h, w, C), a forward pass' feature map, or (N, slices, h, w, C) of series. Returns float32
+    (N, C), its mean over the cells, and over the slices whatever they weigh."""
+    means: FloatArray = features.mean(axis=tuple(range(1, features.ndim - 1)), dtype=np.float32)
     return means
 
 
@@ -147,7 +148,7 @@ def _read(path: Path, _digest: str) -> Gate:
 
 
 def require_fit(bundle: Bundle, features: FloatArray) -> None:
-    """features: float32 (N, h, w, C), of the bundle's network. Raises ArchitectureError where its gate has other C."""
+    """features: float32 (N, …, C), of the bundle's network. Raises ArchitectureError where its gate has other C."""
     gate = gate_of(bundle)
     if gate is not None and len(gate.mean) != features.shape[-1]:
         raise ArchitectureError(
@@ -157,7 +158,7 @@ def require_fit(bundle: Bundle, features: FloatArray) -> None:
 
 
 def require_in_distribution(bundle: Bundle, features: FloatArray) -> None:
-    """features: float32 (1, h, w, C), of one image. Raises NotInDistribution beyond the bundle's threshold."""
+    """features: as `pooled` takes them, of one image or series. Raises NotInDistribution beyond the threshold."""
     gate, rules = gate_of(bundle), bundle.manifest.ood
     if gate is None or rules is None:
         return

@@ -62,6 +62,8 @@ class Architecture(Part):
     def _allowed(self) -> Architecture:
         if (self.slices is None) != (self.pooling is None):
             raise ValueError("slices and pooling come together")
+        if self.slices is not None and self.head != "gap_dense":
+            raise ValueError("slices are pooled before a gap_dense head, and no other")
         if self.name not in ARCHITECTURES:
             raise ValueError(f"architecture {self.name} is none of {', '.join(sorted(ARCHITECTURES))}")
         return self
@@ -103,6 +105,22 @@ class AdmissionRules(Part):
     max_frames: int = 1
     min_age_years: float | None = None
     patient_positions_rejected: tuple[str, ...] = ()
+
+
+class SeriesRules(Part):
+    """Which series a model of slices reads, and how it chooses among their slices; see `models.series`.
+
+    choice: even takes the architecture's number of slices evenly over the sorted series, its ends included.
+    min_slices: of a series, after those of another size or orientation are left out.
+    max_missing: the share of a series that gaps may have room for. max_spacing_mm: between neighbours.
+    position_required: refuse slices that do not say where they lie, since gaps among them cannot be seen.
+    """
+
+    choice: Literal["even"] = "even"
+    min_slices: int = Field(ge=1)
+    max_missing: Probability = 0.0
+    max_spacing_mm: float | None = Field(default=None, gt=0)
+    position_required: bool = True
 
 
 class Platt(Part):
@@ -184,6 +202,7 @@ class Manifest(Part):
     """The whole of `model.json`. Unknown keys are refused.
 
     exclusive: exactly one label holds for an image, so that their probabilities add up to one (softmax).
+    series: for models of slices, and only for them.
     """
 
     schema_: Literal["radnode.bundle/1"] = Field(alias="schema")
@@ -204,6 +223,7 @@ class Manifest(Part):
     labels: tuple[Label, ...]
     exclusive: bool = False
     admission: AdmissionRules
+    series: SeriesRules | None = None
     preprocessing: Steps
     calibration: Calibration | None
     operating_points: tuple[OperatingPoint, ...]
@@ -229,6 +249,8 @@ class Manifest(Part):
             raise ValueError("exclusive labels are at least two")
         if self.architecture.head == "other" and self.runtime.cpu != "keras":
             raise ValueError("a head that is not gap_dense needs the keras runtime, for its gradient")
+        if (self.series is None) != (self.architecture.slices is None):
+            raise ValueError("series belongs to an architecture with slices, and to no other")
         return self
 
     @model_validator(mode="after")

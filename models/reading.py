@@ -1,18 +1,35 @@
-"""One image through one model: preprocess, run once, calibrate, decide, explain."""
+"""One image, or one series of slices, through one model: preprocess, run once, calibrate, decide, explain."""
 
 from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 
 from models import explain
 from models.calibration import presence, probabilities
-from models.contracts import CodedConcept, Explanation, Finding, FloatArray, GreyImage, Presence, Reading
-from models.errors import NoReadingError
+from models.contracts import (
+    CodedConcept,
+    Explanation,
+    Finding,
+    FloatArray,
+    GreyImage,
+    Placement,
+    Presence,
+    Reading,
+    SliceWeight,
+)
+from models.errors import NoReadingError, PreprocessError
 from models.gate import require_in_distribution
 from models.manifest import Code, Label
 from models.preprocess import prepare
 from models.registry import Bundle
 from models.runner import Forward, Runner
+from models.series import evenly, heaviest
+
+SliceReader = Callable[[int], GreyImage]
+"""The slice at a place of a series in its order, counted from 0; asked for one at a time, and once."""
 
 
 def read_image(bundle: Bundle, runner: Runner, image: GreyImage) -> Reading:
@@ -23,18 +40,8 @@ def read_image(bundle: Bundle, runner: Runner, image: GreyImage) -> Reading:
     """
     prepared = prepare(bundle.manifest.preprocessing, image)
     forward = runner.run(prepared.input.array[np.newaxis])
-    if not (np.isfinite(forward.logits).all() and np.isfinite(forward.features).all()):
-        raise NoReadingError(f"model {bundle.manifest.id} gave no finite number for this image")
-    require_in_distribution(bundle, forward.features)
-    manifest, logits = bundle.manifest, [float(logit) for logit in forward.logits[0]]
-    values = probabilities(
-        manifest.calibration, [label.key for label in manifest.labels], logits, exclusive=manifest.exclusive
-    )
-    findings = tuple(
-        _finding(bundle, label, logit, value)
-        for label, logit, value in zip(manifest.labels, logits, values, strict=True)
-    )
-    maps = _maps(forward, runner.head)
+    findings = _judged(bundle, forward, "image")
+    maps = maps_of(forward, runner.head)
     explanations: tuple[Explanation, ...] = tuple(
         explain.explanation(finding.key, grid, prepared.input.placement)
         for finding, grid in zip(findings, maps, strict=True)
@@ -43,12 +50,106 @@ def read_image(bundle: Bundle, runner: Runner, image: GreyImage) -> Reading:
     return Reading(findings, explanations, prepared.notes)
 
 
-def _maps(forward: Forward, head: FloatArray | None) -> FloatArray:
+def read_series(bundle: Bundle, runner: Runner, count: int, slice_at: SliceReader) -> Reading:
+    """All findings of a series of ``count`` slices, of which the model reads as many as its bundle says.
+
+    Maps lie on the slice that weighs most. One decoded slice at a time is held, and the model's inputs.
+    Raises like `read_image`, and what ``slice_at`` raises.
+    """
+    stack = prepare_series(bundle, count, slice_at)
+    forward = runner.run(stack.array[np.newaxis])
+    findings = _judged(bundle, forward, "series")
+    weights = stack.weights(forward)
+    key = heaviest(weights)
+    maps = key_slice_maps(forward, runner.head, stack, key)
+    explanations = tuple(
+        explain.explanation(finding.key, grid, stack.placements[key.index], key.index)
+        for finding, grid in zip(findings, maps, strict=True)
+        if finding.presence is Presence.PRESENT
+    )
+    return Reading(findings, explanations, stack.notes, weights)
+
+
+@dataclass(frozen=True)
+class Stack:
+    """A series as the model takes it.
+
+    array: float32 (slices, rows, columns, channels). chosen: of each of them, its place in the series, ascending; twice
+    the same where the series is short. placements: by place.
+    """
+
+    array: FloatArray
+    chosen: tuple[int, ...]
+    placements: Mapping[int, Placement]
+    notes: tuple[str, ...]
+
+    def weights(self, forward: Forward) -> tuple[SliceWeight, ...]:
+        """What each place of the series weighs in a pass over it, in the series' order. Raises NoReadingError."""
+        if forward.attention is None:
+            raise NoReadingError("the runtime gave no attention over the slices")
+        shares: dict[int, float] = {}
+        for place, weight in zip(self.chosen, forward.attention[0], strict=True):
+            shares[place] = shares.get(place, 0.0) + float(weight)
+        return tuple(SliceWeight(place, weight) for place, weight in shares.items())
+
+
+def prepare_series(bundle: Bundle, count: int, slice_at: SliceReader) -> Stack:
+    """The slices that the bundle chooses of ``count``, preprocessed one after the other.
+
+    Raises PreprocessError (the message says which slice), NoReadingError for a bundle of single images.
+    """
+    architecture = bundle.manifest.architecture
+    if architecture.slices is None:
+        raise NoReadingError(f"model {bundle.manifest.id} reads single images, not series")
+    chosen = evenly(count, architecture.slices)
+    array = np.empty((len(chosen), *architecture.input_shape), np.float32)
+    placements: dict[int, Placement] = {}
+    notes: dict[str, None] = {}
+    for number, place in enumerate(chosen):
+        if place in placements:
+            array[number] = array[number - 1]
+            continue
+        image = slice_at(place)
+        try:
+            prepared = prepare(bundle.manifest.preprocessing, image)
+        except PreprocessError as error:
+            raise PreprocessError(f"slice {place + 1} of {count}: {error}") from error
+        array[number] = prepared.input.array
+        placements[place] = prepared.input.placement
+        notes |= dict.fromkeys(prepared.notes)
+    return Stack(array, tuple(chosen), placements, tuple(notes))
+
+
+def key_slice_maps(forward: Forward, head: FloatArray | None, stack: Stack, key: SliceWeight) -> FloatArray:
+    """float32 (labels, h, w), the maps of the slice that weighs most, with its weight. Raises NoReadingError."""
+    if head is None:
+        raise NoReadingError("the runtime gave no linear head; maps of a series cannot be drawn")
+    return explain.slice_map(forward.features[0, stack.chosen.index(key.index)], key.weight, head)
+
+
+def maps_of(forward: Forward, head: FloatArray | None) -> FloatArray:
+    """float32 (labels, h, w) of a pass' first image. Raises NoReadingError where the runtime gives no gradient."""
     if forward.gradients is not None:
         return explain.gradient_maps(forward.features[0], forward.gradients[0])
     if head is None:
         raise NoReadingError("the runtime gave neither a linear head nor gradients; its maps cannot be drawn")
     return explain.closed_form_maps(forward.features[0], head)
+
+
+def _judged(bundle: Bundle, forward: Forward, what: str) -> tuple[Finding, ...]:
+    """The findings of a pass, unless its numbers or the bundle's gate speak against it."""
+    manifest = bundle.manifest
+    if not (np.isfinite(forward.logits).all() and np.isfinite(forward.features).all()):
+        raise NoReadingError(f"model {manifest.id} gave no finite number for this {what}")
+    require_in_distribution(bundle, forward.features)
+    logits = [float(logit) for logit in forward.logits[0]]
+    values = probabilities(
+        manifest.calibration, [label.key for label in manifest.labels], logits, exclusive=manifest.exclusive
+    )
+    return tuple(
+        _finding(bundle, label, logit, value)
+        for label, logit, value in zip(manifest.labels, logits, values, strict=True)
+    )
 
 
 def _finding(bundle: Bundle, label: Label, logit: float, value: float) -> Finding:

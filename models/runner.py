@@ -7,6 +7,7 @@ A runner belongs to one thread: LiteRT's interpreter keeps its tensors between c
 from __future__ import annotations
 
 import os
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -15,11 +16,13 @@ import numpy as np
 
 from models.contracts import FloatArray
 from models.errors import ArchitectureError, GoldenError, RuntimeUnavailable
-from models.gate import require_fit
+from models.gate import pooled, require_fit
 from models.registry import Bundle
+from models.series import attention_of
 
 GOLDEN_TOLERANCE = 1e-3
-"""In logits; runtimes differ by about 1e-5, a wrong preprocessing or a broken conversion by far more."""
+"""In logits, or of the largest logit of a test vector where that is above 1: rounding grows with the numbers. Runtimes
+differ by about 1e-5, a wrong preprocessing or a broken conversion by far more."""
 
 Accelerator = Literal["auto", "cpu", "gpu"]
 
@@ -30,11 +33,13 @@ class Forward:
 
     logits: float32 (N, labels). features: float32 (N, h, w, channels). gradients: float32 (N, labels, h, w, channels)
     of the logits with respect to the features; None where the head is linear and the gradient known beforehand.
+    Of series: features float32 (N, slices, h, w, channels), and attention float32 (N, slices), which adds up to 1.
     """
 
     logits: FloatArray
     features: FloatArray
     gradients: FloatArray | None = None
+    attention: FloatArray | None = None
 
 
 class Runner(Protocol):
@@ -44,7 +49,8 @@ class Runner(Protocol):
     def head(self) -> FloatArray | None: ...
 
     def run(self, batch: FloatArray) -> Forward:
-        """batch: float32 (N, rows, columns, channels) as the bundle's preprocessing leaves it."""
+        """batch: float32 (N, rows, columns, channels) as the bundle's preprocessing leaves it; of series (N, slices,
+        rows, columns, channels)."""
         ...
 
 
@@ -65,11 +71,9 @@ def load_runner(bundle: Bundle, accelerator: Accelerator = "auto") -> Runner:
         ArchitectureError: the weights do not fit the architecture.
         RuntimeUnavailable: the runtime, or the GPU asked for, cannot be had.
     """
-    if bundle.manifest.architecture.slices is not None:
-        raise ArchitectureError(
-            f"bundle {bundle.manifest.id} reads series of slices, which this release does not serve"
-        )
     runner = _runner(bundle, accelerator)
+    if bundle.manifest.architecture.slices is not None:
+        runner = SeriesRunner(bundle, runner)
     check_golden(bundle, runner)
     return runner
 
@@ -83,26 +87,44 @@ def _runner(bundle: Bundle, accelerator: Accelerator) -> Runner:
 
 
 def check_golden(bundle: Bundle, runner: Runner) -> float:
-    """The largest difference to the bundle's own logits.
+    """The largest difference to the bundle's own logits, on the scale of GOLDEN_TOLERANCE.
 
     Raises GoldenError where it exceeds GOLDEN_TOLERANCE, ArchitectureError where the bundle's gate does not fit.
     """
-    try:
-        with np.load(bundle.golden, allow_pickle=False) as golden:
-            inputs, expected = golden["inputs"].astype(np.float32), golden["logits"]
-    except (KeyError, ValueError, OSError) as error:
-        raise GoldenError(f"bundle {bundle.manifest.id} has no readable test vectors; install it again") from error
-    if not len(inputs) or inputs.shape[1:] != bundle.manifest.architecture.input_shape:
-        raise GoldenError(f"bundle {bundle.manifest.id} has no test vectors of its input's shape")
+    inputs, expected = _golden(bundle)
     passes = [runner.run(one[np.newaxis]) for one in inputs]
     require_fit(bundle, passes[0].features)
     got = np.concatenate([one.logits for one in passes])
     if got.shape != expected.shape:
         raise GoldenError(f"bundle {bundle.manifest.id} answers in shape {got.shape}, not {expected.shape}")
-    worst = float(np.abs(got - expected).max())
+    scale = np.maximum(1.0, np.abs(expected).max(axis=1, keepdims=True))
+    worst = float((np.abs(got - expected) / scale).max())
     if not worst <= GOLDEN_TOLERANCE:
         raise GoldenError(f"bundle {bundle.manifest.id} answers its test vectors {worst:g} off; install it again")
     return worst
+
+
+def _golden(bundle: Bundle) -> tuple[FloatArray, FloatArray]:
+    """Inputs and logits of the test vectors. Raises GoldenError.
+
+    Series share slices, hence ``inputs`` holds each of them once and ``series`` says which make up a series, in order.
+    """
+    architecture = bundle.manifest.architecture
+    try:
+        with np.load(bundle.golden, allow_pickle=False) as golden:
+            inputs, expected = golden["inputs"].astype(np.float32), golden["logits"].astype(np.float32)
+            if architecture.slices is not None:
+                series = golden["series"].astype(np.int64)
+                if series.ndim != 2 or series.shape[1] != architecture.slices or inputs.ndim != 4:
+                    raise GoldenError(
+                        f"bundle {bundle.manifest.id} has no test vectors of {architecture.slices} slices"
+                    )
+                inputs = inputs[series]
+    except (KeyError, ValueError, IndexError, OSError, zipfile.BadZipFile) as error:
+        raise GoldenError(f"bundle {bundle.manifest.id} has no readable test vectors; install it again") from error
+    if not len(inputs) or inputs.shape[-3:] != architecture.input_shape or expected.ndim != 2:
+        raise GoldenError(f"bundle {bundle.manifest.id} has no test vectors of its input's shape")
+    return inputs, expected
 
 
 def head_weights(bundle: Bundle) -> FloatArray | None:
@@ -159,6 +181,48 @@ def _interpreter(bundle: Bundle, threads: int) -> Any:
     return interpreter
 
 
+class SeriesRunner:
+    """Series through a runner of single images: each slice by itself, pooled by the bundle's attention.
+
+    A network over the whole stack would hold every slice's layers at once, and is not faster (`bench/explain.py`). A
+    slice that stands in a series more than once is run once.
+    """
+
+    def __init__(self, bundle: Bundle, slices: Runner) -> None:
+        self._slices, self._attention = slices, attention_of(bundle)
+
+    @property
+    def head(self) -> FloatArray | None:
+        """Of the slices' own linear layer, which is the series'."""
+        return self._slices.head
+
+    def run(self, batch: FloatArray) -> Forward:
+        """batch: float32 (N, slices, rows, columns, channels)."""
+        passes = [self._one(stack) for stack in batch]
+        return Forward(
+            np.stack([one.logits[0] for one in passes]),
+            np.stack([one.features[0] for one in passes]),
+            attention=np.stack([one.attention[0] for one in passes if one.attention is not None]),
+        )
+
+    def _one(self, stack: FloatArray) -> Forward:
+        first, place = _distinct(stack)
+        found = self._slices.run(stack[first])
+        features, logits = found.features[place], found.logits[place]
+        weights = self._attention.weights(pooled(features))
+        return Forward((weights @ logits)[np.newaxis], features[np.newaxis], attention=weights[np.newaxis])
+
+
+def _distinct(stack: FloatArray) -> tuple[list[int], list[int]]:
+    """Where each different slice stands first, and for every slice which of those it is. Equals are neighbours."""
+    first, place = [0], [0]
+    for index in range(1, len(stack)):
+        if not np.array_equal(stack[index], stack[first[-1]]):
+            first.append(index)
+        place.append(len(first) - 1)
+    return first, place
+
+
 class KerasRunner:
     """Keras inside tf.function: for GPUs, and for heads whose maps need a gradient."""
 
@@ -166,11 +230,9 @@ class KerasRunner:
 
     def __init__(self, bundle: Bundle, *, needs_gpu: bool = False) -> None:
         tf = _tensorflow(needs_gpu=needs_gpu)
-        from models import backbones  # noqa: PLC0415 - run-time only
+        from models.networks import network_of  # noqa: PLC0415 - run-time only
 
-        architecture = bundle.manifest.architecture
-        model = backbones.build(architecture.name, architecture.input_shape, architecture.outputs)
-        backbones.load_weights(model, bundle.weights)
+        model = network_of(bundle)
         self.head = head_weights(bundle)
         self._forward = linear_forward(tf, model) if self.head is not None else gradient_forward(tf, model)
 

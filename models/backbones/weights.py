@@ -37,14 +37,18 @@ def save_weights(
     np.savez(path, **arrays)
 
 
-def load_weights(model: Any, path: Path, sha256: str | None = None) -> None:
+def load_weights(model: Any, path: Path, sha256: str | None = None, *, apart: str | None = None) -> None:
     """Fill a model built by `build`.
+
+    apart: arrays whose names begin so are not this network's and are passed over.
 
     Raises:
         DigestError: the file's bytes are not those of ``sha256``; it was not opened.
         BundleError: the file cannot be read, or its names or shapes differ (ArchitectureError).
     """
     arrays, variables = read_arrays(path, sha256), weights_of(model)
+    if apart is not None:
+        arrays = {key: array for key, array in arrays.items() if not key.startswith(apart)}
     if set(arrays) != set(variables):
         odd = ", ".join(sorted(set(arrays) ^ set(variables))[:3])
         raise ArchitectureError(f"{path.name} does not fit the architecture: the names of its arrays differ ({odd})")

@@ -10,16 +10,17 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from models import explain
-from models.contracts import Explanation, FloatArray, GreyImage, ModelInput
+from models.contracts import Explanation, FloatArray, GreyImage, ModelInput, Reading
 from models.datasets.pixels import Images
 from models.datasets.samples import Sample
 from models.errors import DatasetError, NoReadingError, NotInDistribution, PreprocessError
 from models.evaluation.truth import Truth
 from models.gate import pooled
 from models.preprocess import prepare
-from models.reading import read_image
+from models.reading import key_slice_maps, maps_of, prepare_series, read_image, read_series
 from models.registry import Bundle
 from models.runner import Forward, Runner
+from models.series import heaviest
 
 BORDER_SIDE, BORDER = 32, 3
 """The frame of an image drawn on 32 x 32: three cells, a tenth of each side, which holds no lung."""
@@ -104,7 +105,7 @@ def judge(
     for index, sample in enumerate(truth.samples):
         try:
             image = image_of(sample, images)
-            reading = read_image(bundle, watched, image)
+            reading = _read(bundle, watched, sample, image, images)
         except NotInDistribution as error:
             left_out.append(LeftOut(sample.file, "unlike the training images", str(error)))
         except (DatasetError, PreprocessError, NoReadingError) as error:
@@ -120,6 +121,17 @@ def judge(
     if not rows.index:
         raise DatasetError(f"none of the {len(truth.samples)} images can be judged; first: {left_out[0].reason}")
     return _judged(bundle, truth, rows), tuple(left_out)
+
+
+def _read(bundle: Bundle, runner: Runner, sample: Sample, image: GreyImage, images: Images) -> Reading:
+    """image: the sample's own, or the middle slice of its series, for models of single images."""
+    rules = bundle.manifest.series
+    if rules is None:
+        return read_image(bundle, runner, image)
+    files = sample.every_file
+    if len(files) < rules.min_slices:
+        raise DatasetError(f"series of {len(files)} slices, at least {rules.min_slices} are needed")
+    return read_series(bundle, runner, len(files), lambda place: images.read(files[place]))
 
 
 class _Rows:
@@ -170,7 +182,7 @@ def age_band(years: float | None) -> str:
 
 
 def image_of(sample: Sample, images: Images) -> GreyImage:
-    """A sample's picture; of a series the middle slice, as these models read single images."""
+    """A sample's picture; of a series the middle slice."""
     files = sample.every_file
     return images.read(files[len(files) // 2])
 
@@ -209,10 +221,19 @@ def attend(bundle: Bundle, runner: Runner, image: GreyImage) -> Attention:
     return Attention(prepared, forward.logits[0], maps_of(forward, runner.head))
 
 
-def maps_of(forward: Forward, head: FloatArray | None) -> FloatArray:
-    """float32 (labels, h, w) of a pass' first image. Raises NoReadingError where the runtime gives no gradient."""
-    if forward.gradients is not None:
-        return explain.gradient_maps(forward.features[0], forward.gradients[0])
-    if head is None:
-        raise NoReadingError("the runtime gave neither a linear head nor gradients; its maps cannot be drawn")
-    return explain.closed_form_maps(forward.features[0], head)
+def shown(bundle: Bundle, runner: Runner, sample: Sample, images: Images) -> tuple[GreyImage, Attention]:
+    """A sample's image with its maps; of a series, for a model of slices, the slice that weighs most.
+
+    Raises as `models.reading` does.
+    """
+    if bundle.manifest.series is None:
+        image = image_of(sample, images)
+        return image, attend(bundle, runner, image)
+    files = sample.every_file
+    stack = prepare_series(bundle, len(files), lambda place: images.read(files[place]))
+    forward = runner.run(stack.array[np.newaxis])
+    key = heaviest(stack.weights(forward))
+    array = stack.array[stack.chosen.index(key.index)]
+    maps = key_slice_maps(forward, runner.head, stack, key)
+    given = ModelInput(array, stack.placements[key.index])
+    return images.read(files[key.index]), Attention(given, forward.logits[0], maps)

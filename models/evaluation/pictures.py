@@ -13,7 +13,7 @@ from models.contracts import FloatArray, GreyImage
 from models.datasets.pixels import Images
 from models.errors import ModelError
 from models.evaluation.explanations import drawn_shape
-from models.evaluation.judging import Judged, attend, image_of
+from models.evaluation.judging import Judged, shown
 from models.registry import Bundle
 from models.runner import Runner
 
@@ -43,8 +43,8 @@ def worst_errors(bundle: Bundle, runner: Runner, data: Judged, images: Images, *
     for index, label, kind in worst(data, each)[:MOST]:
         sample = data.samples[index]
         try:
-            image = image_of(sample, images)
-            drawn = attend(bundle, runner, image).drawn(label, *drawn_shape(image.pixels.shape, SIDE))
+            image, found_maps = shown(bundle, runner, sample, images)
+            drawn = found_maps.drawn(label, *drawn_shape(image.pixels.shape, SIDE))
         except ModelError:
             continue  # judged a moment ago: the file is being replaced, and the report can do without its picture
         found.append(

@@ -23,20 +23,29 @@ ROLES = {
 
 
 def write_golden(
-    path: Path, inputs: FloatArray, logits: FloatArray, *, raw: NDArray[np.uint8], raw_input: FloatArray
+    path: Path,
+    inputs: FloatArray,
+    logits: FloatArray,
+    *,
+    raw: NDArray[np.uint8],
+    raw_input: FloatArray,
+    series: NDArray[np.int64] | None = None,
 ) -> None:
     """The bundle's own test vectors.
 
     inputs: (n, rows, columns, channels), stored as float16; logits: float32 (n, labels), of the inputs *as stored*.
+    series: int (n, slices), for models of slices: which of the inputs (k, rows, columns, channels) each series is of.
     raw: uint8 (rows, columns), a picture; raw_input: what preprocessing makes of it, stored as float16.
     """
-    np.savez_compressed(
-        path,
-        inputs=inputs.astype(np.float16),
-        logits=logits.astype(np.float32),
-        raw=raw,
-        raw_input=raw_input.astype(np.float16),
-    )
+    arrays: dict[str, Any] = {
+        "inputs": inputs.astype(np.float16),
+        "logits": logits.astype(np.float32),
+        "raw": raw,
+        "raw_input": raw_input.astype(np.float16),
+    }
+    if series is not None:
+        arrays["series"] = series.astype(np.int32)
+    np.savez_compressed(path, **arrays)
 
 
 def write_manifest(folder: Path, document: Mapping[str, Any]) -> Manifest:

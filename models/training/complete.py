@@ -109,12 +109,14 @@ def _write_golden(plan: Plan, network: Trained, path: Path) -> None:
     raw_input = apply(plan.steps, grey_from_uint8(raw)).array
     upside_down = apply(plan.steps, grey_from_uint8(raw[::-1].copy())).array
     inputs = np.stack([raw_input, upside_down]).astype(np.float16).astype(np.float32)
+    series = None
     if plan.input.slices:
-        inputs = np.stack(
-            [np.roll(np.resize(inputs, (plan.input.slices, *raw_input.shape)), shift, 1) for shift in (0, 9)]
-        )
-    logits = network.model(inputs, training=False)[-1].numpy()
-    write_golden(path, inputs, logits, raw=raw, raw_input=raw_input)
+        # Two series of four slices: one that changes at every slice, one of blocks.
+        inputs = np.concatenate([inputs, np.roll(inputs, plan.input.side // 7, axis=1)])
+        numbers = np.arange(plan.input.slices)
+        series = np.stack([numbers % len(inputs), numbers * len(inputs) // plan.input.slices])
+    logits = network.model(inputs if series is None else inputs[series], training=False)[-1].numpy()
+    write_golden(path, inputs, logits, raw=raw, raw_input=raw_input, series=series)
 
 
 def _document(
@@ -145,6 +147,7 @@ def _document(
         "created": datetime.now(UTC).replace(microsecond=0).isoformat(),
         "architecture": architecture,
         "exclusive": exclusive,
+        "series": None if plan.input.series_rules is None else plan.input.series_rules.model_dump(mode="json"),
         "preprocessing": [step.model_dump(mode="json", exclude_none=True) for step in plan.steps],
         "calibration": judged.calibration.model_dump(mode="json", exclude_none=True),
         "operating_points": [

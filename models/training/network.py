@@ -16,9 +16,10 @@ from models.contracts import FloatArray
 from models.datasets.images import Tail
 from models.datasets.planes import Planes
 from models.errors import DatasetError
+from models.series import ATTENTION, evenly
 from models.training.plan import Network as NetworkPlan
 from models.training.plan import Plan, StartWeights
-from models.training.series import ATTENTION, build_series, evenly
+from models.training.series import build_series
 
 HEAD = frozenset({"pool", "dropout", "logits", ATTENTION})
 _PREDICT_BATCH = 32

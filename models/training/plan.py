@@ -23,7 +23,7 @@ from pydantic import Field, ValidationError, model_validator
 from models import backbones
 from models.datasets import KINDS
 from models.errors import DatasetError, ManifestError
-from models.manifest import AdmissionRules, Change, Label, Part
+from models.manifest import AdmissionRules, Change, Label, Part, SeriesRules
 from models.preprocess import Steps, parse_steps
 from models.training.recipe import Augment, Training
 
@@ -70,6 +70,8 @@ class Split(Part):
 class Input(Part):
     """side: rows and columns, pixels. slices: of a series that are read together; 0 for single images.
 
+    series: which series the bundle reads (`models.manifest.SeriesRules`); without it those of ``slices`` or more
+    slices, none of them missing. Training takes every series that its data set has, and notes gaps.
     window, normalise, crop: parameters of these steps of :mod:`models.preprocess`; without ``normalise`` or ``crop``
     there is no such step.
     """
@@ -80,6 +82,20 @@ class Input(Part):
     normalise: dict[str, Any] | None = None
     crop: dict[str, Any] | None = None
     resample: Literal["bilinear", "bicubic", "lanczos"] = "bilinear"
+    series: SeriesRules | None = None
+
+    @property
+    def series_rules(self) -> SeriesRules | None:
+        """None for single images."""
+        return self.series or (SeriesRules(min_slices=self.slices) if self.slices else None)
+
+    @model_validator(mode="after")
+    def _more_than_one_slice(self) -> Input:
+        if self.slices == 1:
+            raise ValueError("slices is 0 for single images, or 2 and more")
+        if self.series is not None and not self.slices:
+            raise ValueError("series belongs to slices")
+        return self
 
 
 class StartWeights(Part):

@@ -1,8 +1,6 @@
-"""A series of slices read as one: a shared 2D network over the slices, and attention that says which of them count.
+"""The network of a series while it is trained: one 2D network over all slices, and attention that pools them.
 
-Gated attention pooling (Ilse, Tomczak, Welling, ICML 2018) over the slices' pooled features. A logit is then a sum over
-all cells of all slices, each weighted by its slice's attention, so that the maps have the same closed form as a single
-image's: relu(sum over channels of weight x feature) / cells, times the attention.
+What :mod:`models.series` serves slice by slice, whole and differentiable. The arrays of both have the same names.
 """
 
 from __future__ import annotations
@@ -11,14 +9,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import keras
-import numpy as np
 from keras import layers, ops
 
 from models import backbones
-from models.contracts import FloatArray
-from models.explain import closed_form_maps
+from models.series import ATTENTION
 
-ATTENTION = "attention"
 WIDTH = 64
 """Hidden units of the attention; some hundred series teach no wider one."""
 
@@ -68,17 +63,3 @@ def build_series(
     mean = layers.Dropout(dropout, name="dropout")(mean)
     logits = layers.Dense(outputs, dtype="float32", name="logits")(mean)
     return keras.Model(series, [features, attention, logits], name=f"{name}_series")
-
-
-def slice_maps(features: FloatArray, attention: FloatArray, head: FloatArray) -> FloatArray:
-    """float32 (labels, slices, h, w), >= 0, in logit units per cell and comparable between the slices of a series.
-
-    features: float32 (slices, h, w, channels). attention: float32 (slices,). head: float32 (channels, labels).
-    """
-    maps = [weight * closed_form_maps(one, head) for one, weight in zip(features, attention, strict=True)]
-    return np.stack(maps, axis=1)
-
-
-def evenly(count: int, slices: int) -> list[int]:
-    """Which of ``count`` slices are read: evenly spread, ends included; some twice where there are too few."""
-    return [round(place) for place in np.linspace(0, count - 1, slices)]

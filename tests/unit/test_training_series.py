@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from models.errors import ArchitectureError, ManifestError
+from models.errors import ManifestError
+from models.explain import closed_form_maps, slice_map
 from models.manifest import parse_manifest
-from models.registry import load_bundle
-from models.runner import load_runner
+from models.series import evenly
 from tests.support.bundles import hollow_bundle
 from tests.support.plans import written
 from tests.support.shared import shared_data
@@ -36,17 +36,13 @@ def test_attention_adds_up_and_the_maps_add_up_to_the_logits() -> None:
     np.testing.assert_allclose(cells + bias, logits, rtol=1e-3, atol=1e-4)
 
 
-def test_maps_of_slices_are_those_of_the_images_times_the_attention() -> None:
-    from models.explain import closed_form_maps  # noqa: PLC0415
-    from models.training.series import slice_maps  # noqa: PLC0415
-
+def test_maps_of_a_slice_are_those_of_its_image_times_its_weight() -> None:
     random = np.random.default_rng(1)
-    features, head = random.normal(size=(3, 4, 4, 6)).astype(np.float32), random.normal(size=(6, 2)).astype(np.float32)
-    attention = np.array([0.7, 0.3, 0.0], np.float32)
-    maps = slice_maps(features, attention, head)
-    assert maps.shape == (2, 3, 4, 4)
-    np.testing.assert_allclose(maps[:, 0], 0.7 * closed_form_maps(features[0], head), rtol=1e-6)
-    assert maps[:, 2].max() == 0
+    features, head = random.normal(size=(4, 4, 6)).astype(np.float32), random.normal(size=(6, 2)).astype(np.float32)
+    maps = slice_map(features, 0.7, head)
+    assert maps.shape == (2, 4, 4)
+    np.testing.assert_allclose(maps, 0.7 * closed_form_maps(features, head), rtol=1e-6)
+    assert slice_map(features, 0.0, head).max() == 0
     assert maps.min() >= 0
 
 
@@ -69,21 +65,28 @@ def test_gradient_reaches_attention_and_body() -> None:
 
 @pytest.mark.parametrize(("count", "expected"), [(9, [0, 4, 8]), (3, [0, 1, 2]), (1, [0, 0, 0]), (2, [0, 0, 1])])
 def test_slices_are_read_evenly(count: int, expected: list[int]) -> None:
-    from models.training.series import evenly  # noqa: PLC0415
-
     assert evenly(count, 3) == expected
 
 
-def test_a_bundle_of_series_is_described_but_not_served(tmp_path: Path) -> None:
-    folder = hollow_bundle(tmp_path / "series")
-    document = json.loads((folder / "model.json").read_text())
+def test_a_manifest_of_series_is_whole_or_refused(tmp_path: Path) -> None:
+    document = json.loads((hollow_bundle(tmp_path / "series") / "model.json").read_text())
+
+    def refused(why: str) -> None:
+        with pytest.raises(ManifestError, match=why):
+            parse_manifest(json.dumps(document).encode(), "series")
+
     document["architecture"] |= {"slices": 5}
-    with pytest.raises(ManifestError, match="slices and pooling come together"):
-        parse_manifest(json.dumps(document).encode(), "series")
+    refused("slices and pooling come together")
     document["architecture"] |= {"pooling": "attention"}
-    (folder / "model.json").write_text(json.dumps(document))
-    with pytest.raises(ArchitectureError, match="reads series of slices"):
-        load_runner(load_bundle(folder), "cpu")
+    refused("series belongs to an architecture with slices")
+    document["series"] = {"min_slices": 5, "max_missing": 1.5}
+    refused("max_missing")
+    document["series"] = {"min_slices": 5}
+    assert parse_manifest(json.dumps(document).encode(), "series").series is not None
+    document["architecture"] |= {"head": "other"}
+    refused("gap_dense")
+    document["architecture"] = document["architecture"] | {"head": "gap_dense", "slices": None, "pooling": None}
+    refused("series belongs to an architecture with slices")
 
 
 def test_slices_of_a_file_list_become_the_channels_of_one_plane(tmp_path: Path) -> None:
