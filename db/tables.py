@@ -80,6 +80,8 @@ _KEY = BigInteger().with_variant(Integer, "sqlite")
 
 class Study(Base):
     __tablename__ = "studies"
+    # The order of the worklist.
+    __table_args__ = (Index("ix_studies_last_received_at_id", "last_received_at", "id"),)
 
     id: Mapped[int] = mapped_column(_KEY, primary_key=True)
     study_instance_uid: Mapped[str] = mapped_column(_UID, unique=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from alembic import context
 
+import db.access_tables  # noqa: F401 - its tables belong to the metadata
 from db.tables import Base
 
 connection = context.config.attributes["connection"]
