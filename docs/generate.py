@@ -35,6 +35,10 @@ EXAMPLES: dict[str, Any] = {
     "tls.certificate": "/etc/radnode/tls/node.pem",
     "tls.private_key": "/etc/radnode/tls/node.key",
     "tls.ca": "/etc/radnode/tls/peers.pem",
+    "web.certificate": "/etc/radnode/tls/web.pem",
+    "web.private_key": "/etc/radnode/tls/web.key",
+    "web.oidc.client_secret_file": "/etc/radnode/oidc-secret",
+    "web.oidc.ca": "/etc/radnode/tls/identity-provider.pem",
 }
 PEER_EXAMPLE: dict[str, Any] = {"ae_title": "PACS", "host": "pacs.example.org"}
 MATCH_EXAMPLE: dict[str, Any] = {

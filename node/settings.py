@@ -19,6 +19,7 @@ from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSett
 
 from db.errors import ConfigError
 from node.rules import Route
+from node.settings_web import Web
 
 AeTitle = Annotated[str, Field(min_length=1, max_length=16, pattern=r"^[^\\\x00-\x1f\x7f]+$")]
 Port = Annotated[int, Field(ge=1, le=65535)]
@@ -202,7 +203,7 @@ class Settings(BaseSettings):
     ae_title: AeTitle = Field("RADNODE", description="This node's AE title.")
     dicom_host: str = Field("127.0.0.1", description="Address the DICOM listener binds.")
     dicom_port: Port = Field(11112, description="Port of the DICOM listener.")
-    web_host: str = Field("127.0.0.1", description="Address of the web side (health and metrics).")
+    web_host: str = Field("127.0.0.1", description="Address of the web side.")
     web_port: Port = Field(8042, description="Port of the web side.")
     database_url: str = Field("", description="SQLAlchemy URL; empty means SQLite in the data folder.")
     broker_url: str = Field("", description="Redis or Valkey URL; empty starts an embedded Valkey server.")
@@ -226,6 +227,7 @@ class Settings(BaseSettings):
     completeness: Completeness = Completeness()
     delivery: Delivery = Delivery()
     work: Work = Work()
+    web: Web = Web()
     peers: dict[Name, Peer] = Field(default_factory=dict, description="DICOM peers by name.")
     routes: tuple[Route, ...] = Field(
         default_factory=lambda: (Route.chest_radiographs(),), description="Routing rules."
@@ -251,6 +253,12 @@ class Settings(BaseSettings):
                     "dicom_host lies beyond loopback and any peer may call; set access.known_peers_only = true, "
                     "or access.allow_unknown_beyond_loopback = true"
                 )
+        in_the_clear = self.web.certificate is None and not self.web.allow_plain_beyond_loopback
+        if not is_loopback(self.web_host) and in_the_clear:
+            raise ValueError(
+                "web_host lies beyond loopback without HTTPS; set [web] certificate and private_key, "
+                "or web.allow_plain_beyond_loopback = true behind a proxy that speaks it"
+            )
         return self
 
     @property

@@ -1,0 +1,55 @@
+"""Who may do what: one table. Pages, API and keys of programs all ask it; a right that is not in it nobody has."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from enum import StrEnum
+
+
+class Permission(StrEnum):
+    """What a route may ask for; also the scopes of API keys."""
+
+    STUDIES_READ = "studies:read"  # worklist and study, without who the patient is
+    PATIENTS_READ = "patients:read"  # patient names, ids, accession numbers, reports
+    IMAGES_READ = "images:read"  # pixels, which can show a face or burnt-in text
+    EVENTS_READ = "events:read"  # that something changed, for live pages
+    METRICS_READ = "metrics:read"  # counts per state
+    API_DOCS_READ = "api-docs:read"  # the description of the API
+    SELF = "self"  # one's own account and log-out
+
+
+class Role(StrEnum):
+    VIEWER = "viewer"
+    RADIOLOGIST = "radiologist"
+    PACS_ADMIN = "pacs-admin"
+    ML_ENGINEER = "ml-engineer"
+    AUDITOR = "auditor"
+
+
+_P = Permission
+_EVERYBODY = frozenset({_P.SELF, _P.API_DOCS_READ})
+_CARE = _EVERYBODY | {_P.STUDIES_READ, _P.PATIENTS_READ, _P.IMAGES_READ, _P.EVENTS_READ}
+
+ROLE_PERMISSIONS: dict[Role, frozenset[Permission]] = {
+    Role.VIEWER: _CARE,
+    Role.RADIOLOGIST: _CARE,
+    Role.PACS_ADMIN: _CARE | {_P.METRICS_READ},
+    # Sees how models fare, not whom they read.
+    Role.ML_ENGINEER: _EVERYBODY | {_P.STUDIES_READ, _P.EVENTS_READ, _P.METRICS_READ},
+    # Looks at what people did; which patient it was stands in the study's own record.
+    Role.AUDITOR: _EVERYBODY | {_P.STUDIES_READ},
+}
+
+# A program has no account of its own to look at.
+SCOPES = tuple(permission for permission in Permission if permission is not Permission.SELF)
+
+
+def permissions_of(roles: Iterable[str]) -> frozenset[Permission]:
+    """What these roles allow together. A name that is no role, from an older release perhaps, allows nothing."""
+    known = {role.value: role for role in Role}
+    return frozenset().union(*(ROLE_PERMISSIONS[known[name]] for name in roles if name in known))
+
+
+def permissions_of_scopes(scopes: Iterable[str]) -> frozenset[Permission]:
+    """What a key's scopes allow; unknown ones allow nothing."""
+    return frozenset(scope for scope in SCOPES if scope.value in set(scopes))
