@@ -118,6 +118,16 @@ def note_login(session: Session, user_id: int, now: datetime) -> None:
     )
 
 
+def rehash(session: Session, user_id: int, before: str, after: str) -> bool:
+    """Put a hash of the same password, made with today's parameters, in an older one's place."""
+    return (
+        affected(
+            session, update(User).where(User.id == user_id, User.password_hash == before).values(password_hash=after)
+        )
+        == 1
+    )
+
+
 def vouched(session: Session, issuer: str, subject: str, name: str, roles: Sequence[str]) -> UserView:
     """The account of somebody the identity provider vouches for, made at the first log-in, its roles as of now.
 

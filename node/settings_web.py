@@ -79,6 +79,7 @@ class Web(_Section):
     lock_s: float = Field(900.0, gt=0, description="Seconds that an account stays locked and an address shut out.")
     requests_per_minute: int = Field(600, ge=10, description="Requests a minute that one address may make.")
     max_request_bytes: int = Field(1024**2, ge=1024, description="Largest request body, in bytes.")
+    request_timeout_s: float = Field(30.0, gt=0, description="Seconds in which a request must have arrived whole.")
     mask_patients: bool = Field(False, description="Show no patient until a person asks for the name.")
     target_stat_s: float = Field(600.0, gt=0, description="Seconds in which a STAT study should be read.")
     target_urgent_s: float = Field(1800.0, gt=0, description="Seconds in which an urgent study should be read.")

@@ -69,6 +69,7 @@ SUMMARIES = {
     "federate": "Train together with other hospitals.",
     "instances": "List every image received and what became of it.",
     "jobs": "List the work: one model on one set of images.",
+    "keys": "Keys by which programs use the web side.",
     "models": "Pack, install, activate and look at model bundles.",
     "retry": "Try parked jobs and dead letters again.",
     "routes": "Explain how a file would be routed.",
@@ -76,6 +77,7 @@ SUMMARIES = {
     "serve": "Run the node.",
     "studies": "List the studies received.",
     "train": "Train a model.",
+    "users": "People who may use the web side.",
     "worker": "Run the workers of this machine.",
 }
 # Parts of `serve`, callable on their own by a service manager.

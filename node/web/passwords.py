@@ -17,9 +17,7 @@ _hasher = PasswordHasher(time_cost=3, memory_cost=64 * 1024, parallelism=4)
 # 64 MiB each: many log-ins at once must not fill the memory that receiving needs.
 _turn = threading.BoundedSemaphore(_AT_ONCE)
 # Of no password: checked where there is no account, so that a wrong name takes as long as a wrong password.
-_NOBODY = (
-    "$argon2id$v=19$m=65536,t=3,p=4$cmFkbm9kZS1ub2JvZHkhIQ$AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"
-)
+_NOBODY = "$argon2id$v=19$m=65536,t=3,p=4$cmFkbm9kZS1ub2JvZHkhIQ$AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"
 
 
 def check_policy(password: str, name: str) -> None:

@@ -58,6 +58,17 @@ def test_an_account_is_made_once_and_its_changes_are_on_record(record: Record) -
     ]
 
 
+def test_a_newer_hash_takes_only_the_place_of_the_one_it_was_made_for(record: Record) -> None:
+    user_id = person(record)
+    with record.write() as session:
+        assert users.rehash(session, user_id, "hash", "stronger")
+        assert not users.rehash(session, user_id, "hash", "another")
+    with record.read() as session:
+        known = users.credentials(session, "ada")
+    assert known is not None
+    assert known.password_hash == "stronger"
+
+
 @pytest.mark.parametrize("change", [users.disable, users.enable])
 def test_changes_of_an_unknown_account_are_refused(record: Record, change: Callable[..., None]) -> None:
     with pytest.raises(users.UnknownUser, match="eve"), record.write() as session:

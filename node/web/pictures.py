@@ -1,0 +1,77 @@
+"""Pictures of stored files. They are decoded elsewhere, two at a time at most, and a few are kept for the next look."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from collections import OrderedDict
+from pathlib import Path
+
+import structlog
+
+from node.web.picture_process import EXIT_UNREADABLE
+from node.web.problems import Problem
+
+log = structlog.get_logger(__name__)
+
+_AT_ONCE = 2
+_WAIT_S = 20.0
+_TIMEOUT_S = 40.0
+_KEPT_BYTES = 64 * 1024**2
+# What a decoder needs of the environment, and nothing that could hold a secret.
+_ENVIRONMENT = ("PATH", "HOME", "LANG", "LC_ALL", "PYTHONPATH", "TMPDIR", "OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")
+
+
+class Pictures:
+    """Makes pictures in processes of their own."""
+
+    def __init__(self) -> None:
+        self._turn = threading.BoundedSemaphore(_AT_ONCE)
+        self._kept: OrderedDict[tuple[str, ...], bytes] = OrderedDict()
+        self._kept_bytes = 0
+        self._lock = threading.Lock()
+
+    def make(self, writer: str, path: Path, *numbers: float | None) -> bytes:
+        """PNG by the named writer. Raises Problem where there is no picture, and says why."""
+        key = (writer, str(path), *("-" if number is None else f"{number:.6g}" for number in numbers))
+        with self._lock:
+            if key in self._kept:
+                self._kept.move_to_end(key)
+                return self._kept[key]
+        png = self._run(key)
+        self._keep(key, png)
+        return png
+
+    def _run(self, key: tuple[str, ...]) -> bytes:
+        if not self._turn.acquire(timeout=_WAIT_S):
+            raise Problem(503, "too many pictures are being made; try again", {"Retry-After": "5"})
+        try:
+            done = subprocess.run(
+                [sys.executable, "-m", "node.web.picture_process", *key],
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                timeout=_TIMEOUT_S,
+                check=False,
+                env={name: os.environ[name] for name in _ENVIRONMENT if name in os.environ},
+            )
+        except subprocess.TimeoutExpired as error:
+            raise Problem(422, "the image takes too long to decode") from error
+        finally:
+            self._turn.release()
+        if done.returncode == EXIT_UNREADABLE:
+            raise Problem(422, done.stderr.decode("utf-8", "replace"))
+        if done.returncode != 0:
+            log.warning("picture_failed", exit_code=done.returncode, writer=key[0])
+            raise Problem(422, "the image cannot be decoded within the limits of time and memory")
+        return done.stdout
+
+    def _keep(self, key: tuple[str, ...], png: bytes) -> None:
+        with self._lock:
+            if key not in self._kept:
+                self._kept[key] = png
+                self._kept_bytes += len(png)
+            while self._kept_bytes > _KEPT_BYTES:
+                _, dropped = self._kept.popitem(last=False)
+                self._kept_bytes -= len(dropped)

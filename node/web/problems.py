@@ -1,0 +1,103 @@
+"""What is said when something cannot be done: problem+json (RFC 9457) to programs, a plain page to people.
+
+Texts are this node's own. Nothing of a request and nothing of a patient is repeated in them.
+"""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import Any
+
+import structlog
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, RedirectResponse
+from starlette.exceptions import HTTPException
+
+from db.errors import ConflictError, RadnodeError, RetriableError
+from node.web.context import context_of
+from node.web.destinations import login_url
+
+log = structlog.get_logger(__name__)
+
+
+class Problem(Exception):
+    """A refusal with its HTTP status and a sentence for whoever asked."""
+
+    def __init__(self, status: int, detail: str, headers: dict[str, str] | None = None) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.detail = detail
+        self.headers = headers or {}
+
+
+class LoginNeeded(Problem):
+    """Nobody is logged in, or no longer."""
+
+    def __init__(self, detail: str = "log in first") -> None:
+        super().__init__(401, detail, {"WWW-Authenticate": "Bearer"})
+
+
+def problem_json(status: int, detail: str, headers: dict[str, str] | None = None) -> JSONResponse:
+    """A problem for programs."""
+    body = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status, "detail": detail}
+    return JSONResponse(body, status, headers, media_type="application/problem+json")
+
+
+def is_for_people(request: Request) -> bool:
+    """Whether a browser's page is asked for, rather than data."""
+    return not request.url.path.startswith("/api/") and "text/html" in request.headers.get("accept", "")
+
+
+def add_handlers(app: FastAPI) -> None:
+    """Give every way to fail its answer."""
+    app.add_exception_handler(Problem, _on_problem)
+    app.add_exception_handler(HTTPException, _on_http)
+    app.add_exception_handler(RequestValidationError, _on_validation)
+    app.add_exception_handler(RadnodeError, _on_known)
+    app.add_exception_handler(Exception, _on_unknown)
+
+
+def _answer(request: Request, status: int, detail: str, headers: dict[str, str] | None = None) -> Response:
+    if not is_for_people(request):
+        return problem_json(status, detail, headers)
+    title = HTTPStatus(status).phrase
+    page = context_of(request).pages.render("problem.html", request, status=status, title=title, detail=detail)
+    page.status_code = status
+    page.headers.update(headers or {})
+    return page
+
+
+def _on_problem(request: Request, error: Any) -> Response:
+    if isinstance(error, LoginNeeded) and is_for_people(request) and request.method == "GET":
+        return RedirectResponse(login_url(request), 303)
+    return _answer(request, error.status, error.detail, error.headers)
+
+
+def _on_http(request: Request, error: Any) -> Response:
+    said = {404: "there is no such page", 405: "this cannot be done here"}.get(error.status_code, "")
+    return _answer(request, error.status_code, said or HTTPStatus(error.status_code).phrase, dict(error.headers or {}))
+
+
+def _on_validation(request: Request, error: Any) -> Response:
+    # Names of parameters are this node's; their values are not repeated.
+    names = sorted({str(one["loc"][-1]) for one in error.errors() if one["loc"] and one["type"] != "json_invalid"})
+    return _answer(request, 422, f"not understood: {', '.join(names) or 'the request'}")
+
+
+def _on_known(request: Request, error: Any) -> Response:
+    if isinstance(error, RetriableError):
+        log.warning("web_unavailable", reason=str(error))
+        return _answer(request, 503, "not available at the moment; try again", {"Retry-After": "5"})
+    status = 409 if isinstance(error, ConflictError) else 400
+    return _answer(request, status, str(error))
+
+
+def _on_unknown(request: Request, error: Any) -> Response:
+    log.error("web_failed", path=_route(request), exc_info=error)
+    return _answer(request, 500, "this failed; the log says where")
+
+
+def _route(request: Request) -> str:
+    """The route's pattern: the path itself may hold what a peer sent."""
+    return getattr(request.scope.get("route"), "path", "")

@@ -1,0 +1,166 @@
+"""From what the record says of a study to what a person reads in one line. Pure: no record, no request."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from db import worklist
+from db.states import DeliveryState, JobState, StudyState
+from db.worklist import JobView, StudyRow
+from node.settings_web import Web
+from node.web.wording import probability
+
+MASKED = "\N{BULLET}" * 6
+# What a person has to know first comes first: a study is as far as its job that needs most.
+_URGENCY = (
+    JobState.PARKED,
+    JobState.RUNNING,
+    JobState.QUEUED,
+    JobState.NOT_ANALYSED,
+    JobState.DONE,
+    JobState.SUPERSEDED,
+)
+_WORDS = {
+    JobState.PARKED: ("parked", "needs attention"),
+    JobState.RUNNING: ("running", "being read"),
+    JobState.QUEUED: ("queued", "waiting"),
+    JobState.NOT_ANALYSED: ("not-analysed", "not analysed"),
+    JobState.DONE: ("done", "read"),
+    JobState.SUPERSEDED: ("superseded", "replaced"),
+}
+_PRIORITIES = ("stat", "urgent", "routine")
+_DELIVERY_WORDS = {
+    DeliveryState.DEAD: "given up",
+    DeliveryState.PENDING: "waiting",
+    DeliveryState.SENDING: "being sent",
+    DeliveryState.SENT: "sent",
+    DeliveryState.UNCONFIRMED: "sent, no proof",
+    DeliveryState.CONFIRMED: "confirmed",
+}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One label's result. probability: calibrated where the model is; both as text of two decimals."""
+
+    label: str
+    presence: str
+    probability: str
+    threshold: str
+    score: float
+    priority: str
+
+    @property
+    def present(self) -> bool:
+        return self.presence == "present"
+
+
+@dataclass(frozen=True)
+class Line:
+    """A study in the worklist. state: a word for style sheets, beside state_text for people. late: over its target."""
+
+    uid: str
+    patient: str
+    patient_id: str
+    accession: str
+    masked: bool
+    description: str
+    modalities: str
+    body_parts: str
+    priority: str
+    age_s: float
+    target_s: float
+    late: bool
+    state: str
+    state_text: str
+    reason: str
+    finding: Finding | None
+    models: str
+    deliveries: tuple[tuple[str, str, int], ...]
+    images: int
+    received_at: datetime
+
+
+def line(row: StudyRow, web: Web, now: datetime, *, show_patient: bool) -> Line:
+    """One line; without `show_patient` nothing in it says who it is."""
+    jobs = [job for job in row.jobs if job.current]
+    state, state_text, reason = _state(row, jobs)
+    priority = next((p for p in _PRIORITIES if any(job.priority == p for job in jobs)), "routine" if jobs else "")
+    target_s = web.target_s(priority)
+    ended = [job.finished_at for job in jobs]
+    over = max((at for at in ended if at is not None), default=now) if all(ended) and jobs else now
+    # A study that no model reads has no target to miss.
+    age_s = (over - row.first_received_at).total_seconds() if jobs or row.state is StudyState.RECEIVING else 0.0
+    return Line(
+        uid=row.study_instance_uid,
+        patient=(row.patient.name or "(no name)") if show_patient else MASKED,
+        patient_id=(row.patient.patient_id or "(no id)") if show_patient else MASKED,
+        accession=row.patient.accession_number if show_patient else "",
+        masked=not show_patient,
+        # Peers write names into descriptions too.
+        description=row.description if show_patient else "",
+        modalities=", ".join(row.modalities) or "(none)",
+        body_parts=", ".join(row.body_parts),
+        priority=priority,
+        age_s=age_s,
+        target_s=target_s,
+        late=age_s > target_s and bool(jobs),
+        state=state,
+        state_text=state_text,
+        reason=reason,
+        finding=top_finding(jobs),
+        models=", ".join(dict.fromkeys(f"{job.model} {job.model_version}".strip() for job in jobs)),
+        deliveries=_deliveries(row),
+        images=row.instances,
+        received_at=row.last_received_at,
+    )
+
+
+def findings(job: JobView) -> list[Finding]:
+    """All findings of a job in its own order; entries that are none are left out."""
+    return [found for one in worklist.findings(job) if (found := _finding(one)) is not None]
+
+
+def top_finding(jobs: list[JobView]) -> Finding | None:
+    """A present finding before all others, then the one nearest to, or furthest above, its threshold."""
+    all_of_them = [found for job in jobs for found in findings(job)]
+    return max(all_of_them, key=lambda found: (found.present, found.score), default=None)
+
+
+def _finding(one: dict[str, Any]) -> Finding | None:
+    chance, threshold = one.get("probability"), one.get("threshold")
+    if not isinstance(chance, int | float) or not isinstance(threshold, int | float):
+        return None
+    return Finding(
+        label=str(one.get("label", "")),
+        presence=str(one.get("presence", "")),
+        probability=probability(float(chance)),
+        threshold=f"{threshold:.2f}",
+        score=float(chance) - float(threshold),
+        priority=str(one.get("priority", "")),
+    )
+
+
+def _state(row: StudyRow, jobs: list[JobView]) -> tuple[str, str, str]:
+    if not jobs:
+        if row.state is StudyState.RECEIVING:
+            return "receiving", "being received", row.reason
+        return "stored", "stored only", "no route has a model read it"
+    first = min(jobs, key=lambda job: _URGENCY.index(job.state))
+    word, text = _WORDS[first.state]
+    if row.state is StudyState.RECEIVING and first.state in {JobState.DONE, JobState.NOT_ANALYSED}:
+        text = f"{text}, more images coming"
+    others = sum(1 for job in jobs if job.state is not first.state)
+    if others:
+        text = f"{text} ({len(jobs) - others} of {len(jobs)})"
+    return word, text, first.reason
+
+
+def _deliveries(row: StudyRow) -> tuple[tuple[str, str, int], ...]:
+    return tuple(
+        (state.value.lower(), words, row.deliveries[state])
+        for state, words in _DELIVERY_WORDS.items()
+        if row.deliveries.get(state)
+    )

@@ -1,0 +1,100 @@
+"""The HTTP server: uvicorn, which gives no connection for ever to whoever says nothing."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from db.session import Record
+from node.settings import Settings
+from node.web.app import create_app
+
+_KEEP_ALIVE_S = 15
+_STOP_WITHIN_S = 4
+_MOST_CONNECTIONS = 500
+
+
+def run(settings: Settings, record: Record, on_ready: Callable[[], None]) -> None:
+    """Serve until SIGTERM or SIGINT. on_ready: called once it listens. Raises ConfigError."""
+    app = create_app(settings, record)
+    web = settings.web
+    config = uvicorn.Config(
+        app,
+        host=settings.web_host,
+        port=settings.web_port,
+        http=impatient(web.request_timeout_s),
+        ws="none",
+        log_config=None,
+        access_log=False,
+        # Whose headers are believed is this application's own affair: node/web/clients.py.
+        proxy_headers=False,
+        server_header=False,
+        ssl_certfile=web.certificate,
+        ssl_keyfile=web.private_key,
+        timeout_keep_alive=_KEEP_ALIVE_S,
+        timeout_graceful_shutdown=_STOP_WITHIN_S,
+        limit_concurrency=_MOST_CONNECTIONS,
+    )
+    _Server(config, on_ready, app.state.context.changes.stop).run()
+
+
+def impatient(timeout_s: float) -> type[H11Protocol]:
+    """HTTP/1.1 that closes a connection whose request's head has not arrived `timeout_s` seconds after it could."""
+
+    class Impatient(H11Protocol):
+        _deadline: asyncio.TimerHandle | None = None
+
+        def connection_made(self, transport: Any) -> None:
+            super().connection_made(transport)
+            self._watch()
+
+        def data_received(self, data: bytes) -> None:
+            super().data_received(data)
+            self._watch()
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            self._forget()
+            super().connection_lost(exc)
+
+        def _watch(self) -> None:
+            if not self._waits():
+                self._forget()
+            elif self._deadline is None:
+                self._deadline = self.loop.call_later(timeout_s, self._late)
+
+        def _waits(self) -> bool:
+            return self.cycle is None or self.cycle.response_complete
+
+        def _late(self) -> None:
+            self._deadline = None
+            if self._waits() and not self.transport.is_closing():
+                self.transport.close()
+
+        def _forget(self) -> None:
+            if self._deadline is not None:
+                self._deadline.cancel()
+                self._deadline = None
+
+    return Impatient
+
+
+class _Server(uvicorn.Server):
+    """Says when it listens; ends what would otherwise go on for as long as a page is open."""
+
+    def __init__(self, config: uvicorn.Config, on_ready: Callable[[], None], end_streams: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._on_ready = on_ready
+        self._end_streams = end_streams
+
+    async def startup(self, sockets: Any = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            self._on_ready()
+
+    async def shutdown(self, sockets: Any = None) -> None:
+        self._end_streams()
+        await super().shutdown(sockets)

@@ -1,0 +1,264 @@
+"""One study: what was found, why not, what happened when, and its pictures."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from fastapi import Depends, FastAPI, Query, Request, Response
+
+from db import audit, study_details, worklist
+from db.errors import UnreadableError
+from db.states import JobState
+from db.study_details import ImageView, ResultView
+from db.types import utcnow
+from db.worklist import JobView, StudyRow
+from node.header import valid_uid
+from node.web.access import Access
+from node.web.context import Context, context_of
+from node.web.guard import client_of
+from node.web.identity import Principal
+from node.web.permissions import Permission
+from node.web.problems import Problem
+from node.web.results import ReportLine, drawn_on, report_lines
+from node.web.rows import Finding, findings, line
+from node.web.wording import iso
+from node.web.worklist import as_json, may_show
+
+Reader = Annotated[Principal, Depends(Access(Permission.STUDIES_READ))]
+Looker = Annotated[Principal, Depends(Access(Permission.IMAGES_READ))]
+PatientReader = Annotated[Principal, Depends(Access(Permission.PATIENTS_READ))]
+Shown = Annotated[str, Query(max_length=8)]
+Level = Annotated[float | None, Query(ge=-1e6, le=1e6)]
+Width = Annotated[float | None, Query(ge=1, le=1e6)]
+Side = Annotated[int, Query(ge=64, le=4096)]
+_REPORT, _PICTURE = "SR", "SC"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One model's work for the page: the present one or an earlier one. refused: (image, why it was not analysed)."""
+
+    job: JobView
+    findings: list[Finding]
+    refused: list[tuple[str, str]]
+    results: list[ResultView]
+
+
+@dataclass(frozen=True)
+class Overlay:
+    """A map that lies on an image."""
+
+    sop_instance_uid: str
+    description: str
+
+
+def add_routes(app: FastAPI) -> None:
+    page: dict[str, Any] = {"include_in_schema": False}
+    app.get("/studies/{uid}", **page)(show_study)
+    app.get("/studies/{uid}/reports/{sop}", **page)(show_report)
+    app.get("/studies/{uid}/images/{sop}", **page)(picture)
+    app.get("/studies/{uid}/maps/{sop}", **page)(map_picture)
+    app.get("/api/v1/studies/{uid}", tags=["studies"], summary="One study")(get_study)
+
+
+def show_study(
+    request: Request,
+    principal: Reader,
+    *,
+    uid: str,
+    image: Annotated[str, Query(max_length=64)] = "",
+    centre: Level = None,
+    width: Width = None,
+    patients: Shown = "",
+) -> Response:
+    """The study as a page. That it was looked at is on record."""
+    context = context_of(request)
+    row, images, results = _load(context, uid)
+    show = may_show(request, principal, asked=patients == "show")
+    _note_viewed(request, principal, row, show)
+    shown = next((one for one in images if one.sop_instance_uid == image), None) or next(
+        (one for one in images if one.has_pixels), None
+    )
+    with context.record.read() as session:
+        history = study_details.history(session, uid, [job.id for job in row.jobs])
+    runs = _runs(row, results)
+    return context.pages.render(
+        "study.html",
+        request,
+        principal=principal,
+        line=line(row, context.settings.web, utcnow(), show_patient=show),
+        row=row,
+        runs=[run for run in runs if run.job.current],
+        earlier=[run for run in runs if not run.job.current],
+        images=images,
+        shown=shown if principal.may(Permission.IMAGES_READ) else None,
+        overlays=_overlays(context, results, shown) if principal.may(Permission.IMAGES_READ) else [],
+        centre=centre,
+        width=width,
+        history=history,
+    )
+
+
+def show_report(request: Request, principal: PatientReader, uid: str, sop: str) -> Response:
+    """A structured report as text."""
+    context = context_of(request)
+    found = _result(context, uid, sop, _REPORT)
+    lines: list[ReportLine] = report_lines(context.settings.data_dir / found.path)
+    with context.record.write() as session:
+        audit.note(session, "report_viewed", actor=principal.actor, subject=sop, address=client_of(request).address)
+    return context.pages.render("report.html", request, principal=principal, uid=uid, sop=sop, lines=lines)
+
+
+def picture(
+    request: Request,
+    _principal: Looker,
+    *,
+    uid: str,
+    sop: str,
+    centre: Level = None,
+    width: Width = None,
+    side: Side = 1536,
+) -> Response:
+    """A received image as PNG, under its own window or the one asked for."""
+    context = context_of(request)
+    _check(uid, sop)
+    with context.record.read() as session:
+        path = study_details.stored_file(session, uid, sop)
+    if path is None:
+        raise Problem(404, "no such image was received, or it is set aside")
+    return _png(context.pictures.make("grey", context.settings.data_dir / path, side, centre, width))
+
+
+def map_picture(request: Request, _principal: Looker, uid: str, sop: str) -> Response:
+    """The map of a result, cut to the image it was drawn on."""
+    context = context_of(request)
+    path = context.settings.data_dir / _result(context, uid, sop, _PICTURE).path
+    drawn = drawn_on(path)
+    _, images, _ = _load(context, uid)
+    source = next((one for one in images if one.sop_instance_uid == drawn.source_uid), None)
+    if source is None:
+        raise Problem(404, "the image it was drawn on is not here")
+    return _png(context.pictures.make("map", path, source.rows, source.columns))
+
+
+def get_study(request: Request, principal: Reader, uid: str, patients: Shown = "") -> dict[str, Any]:
+    """One study with its runs, findings, reasons, results and deliveries."""
+    context = context_of(request)
+    row, images, results = _load(context, uid)
+    show = may_show(request, principal, asked=patients == "show")
+    _note_viewed(request, principal, row, show)
+    return {
+        **as_json(line(row, context.settings.web, utcnow(), show_patient=show)),
+        "runs": [_run_json(run) for run in _runs(row, results)],
+        "instances": [
+            {
+                "sop_instance_uid": one.sop_instance_uid,
+                "series_instance_uid": one.series_instance_uid,
+                "modality": one.modality,
+                "state": one.state.value,
+                "reason": one.reason,
+                "received_at": iso(one.received_at),
+            }
+            for one in images
+        ],
+    }
+
+
+def _run_json(run: Run) -> dict[str, Any]:
+    job = run.job
+    return {
+        "job": job.id,
+        "model": job.model,
+        "model_version": job.model_version,
+        "current": job.current,
+        "state": job.state.value,
+        "reason": job.reason,
+        "priority": job.priority,
+        "revision": job.revision,
+        "finished_at": iso(job.finished_at),
+        "images": worklist.images(job),
+        "results": [
+            {
+                "kind": result.kind,
+                "sop_instance_uid": result.sop_instance_uid,
+                "deliveries": [
+                    {"destination": one.destination, "state": one.state.value, "reason": one.reason}
+                    for one in result.deliveries
+                ],
+            }
+            for result in run.results
+        ],
+    }
+
+
+def _runs(row: StudyRow, results: list[ResultView]) -> list[Run]:
+    return [
+        Run(
+            job,
+            findings(job),
+            [
+                (str(one.get("sop_instance_uid", "")), str(one.get("reason", "")))
+                for one in worklist.images(job)
+                if not one.get("analysed")
+            ]
+            or ([("", job.reason)] if job.state in {JobState.PARKED, JobState.NOT_ANALYSED} else []),
+            [result for result in results if result.job_id == job.id],
+        )
+        for job in sorted(row.jobs, key=lambda job: job.created_at, reverse=True)
+    ]
+
+
+def _overlays(context: Context, results: list[ResultView], shown: ImageView | None) -> list[Overlay]:
+    """The maps that were drawn on the image shown; one whose file is gone is left out, and logged where it is read."""
+    found = []
+    for result in results if shown is not None else ():
+        if result.kind != _PICTURE:
+            continue
+        try:
+            drawn = drawn_on(context.settings.data_dir / result.path)
+        except UnreadableError:
+            found.append(Overlay("", "A map's file cannot be read; see `radnode doctor`."))
+            continue
+        if shown is not None and drawn.source_uid == shown.sop_instance_uid:
+            found.append(Overlay(result.sop_instance_uid, drawn.description))
+    return found
+
+
+def _load(context: Context, uid: str) -> tuple[StudyRow, list[ImageView], list[ResultView]]:
+    _check(uid)
+    with context.record.read() as session:
+        row = worklist.study(session, uid)
+        if row is None:
+            raise Problem(404, "no study of that UID was received")
+        return row, study_details.study_images(session, row.id), study_details.study_results(session, row.id)
+
+
+def _result(context: Context, uid: str, sop: str, kind: str) -> ResultView:
+    _check(uid, sop)
+    _, _, results = _load(context, uid)
+    found = next((one for one in results if one.sop_instance_uid == sop and one.kind == kind), None)
+    if found is None:
+        raise Problem(404, "this study has no such result")
+    return found
+
+
+def _check(*uids: str) -> None:
+    if not all(valid_uid(uid) for uid in uids):
+        raise Problem(404, "that is no UID")
+
+
+def _note_viewed(request: Request, principal: Principal, row: StudyRow, show: bool) -> None:
+    with context_of(request).record.write() as session:
+        audit.note(
+            session,
+            "study_viewed",
+            actor=principal.actor,
+            subject=row.study_instance_uid,
+            address=client_of(request).address,
+            patient_shown=show,
+        )
+
+
+def _png(data: bytes) -> Response:
+    return Response(data, media_type="image/png")

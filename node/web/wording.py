@@ -1,0 +1,36 @@
+"""Times and numbers as people read them. Pure."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+_MINUTE_S, _HOUR_S, _DAY_S = 60, 3600, 86400
+
+
+def moment(value: datetime | None) -> str:
+    """`2026-03-01 12:00:05 UTC`; a dash for none."""
+    return "\N{EN DASH}" if value is None else value.strftime("%Y-%m-%d %H:%M:%S UTC")
+
+
+def duration(seconds: float) -> str:
+    """The two largest units: `2 d 3 h`, `1 h 5 min`, `40 s`."""
+    whole = max(0, int(seconds))
+    if whole < _MINUTE_S:
+        return f"{whole} s"
+    if whole < _HOUR_S:
+        return f"{whole // _MINUTE_S} min"
+    if whole < _DAY_S:
+        return f"{whole // _HOUR_S} h {whole % _HOUR_S // _MINUTE_S} min"
+    return f"{whole // _DAY_S} d {whole % _DAY_S // _HOUR_S} h"
+
+
+def probability(value: float) -> str:
+    """Two decimals, but never the certainty of 0.00 or 1.00."""
+    if value > 0.99:
+        return "> 0.99"
+    return "< 0.01" if value < 0.01 else f"{value:.2f}"
+
+
+def iso(value: datetime | None) -> str | None:
+    """RFC 3339, in UTC."""
+    return None if value is None else value.isoformat()

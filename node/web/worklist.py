@@ -1,0 +1,195 @@
+"""The worklist: a page for people and the same as JSON."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal
+from urllib.parse import urlencode
+
+from fastapi import Depends, FastAPI, Query, Request, Response
+
+from db import audit, worklist
+from db.states import DeliveryState, JobState
+from db.types import utcnow
+from db.worklist import Cursor, Filter
+from node.web.access import Access
+from node.web.context import context_of
+from node.web.identity import Principal
+from node.web.permissions import Permission
+from node.web.problems import Problem
+from node.web.rows import Line, line
+from node.web.wording import iso
+
+STATES = ("receiving", "stored", *(state.value.lower() for state in JobState))
+DELIVERIES = tuple(state.value.lower() for state in DeliveryState)
+PRIORITIES = ("stat", "urgent", "routine")
+PAGE_ROWS = 50
+_CURSOR = re.compile(r"(\d{1,20})-(\d{1,18})")
+
+Reader = Annotated[Principal, Depends(Access(Permission.STUDIES_READ))]
+Word = Annotated[str, Query(max_length=64)]
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What the address asks for."""
+
+    filter: Filter
+    after: Cursor | None
+    show: bool
+    limit: int
+
+
+def wanted(
+    request: Request,
+    principal: Reader,
+    *,
+    state: Word = "",
+    priority: Word = "",
+    modality: Word = "",
+    model: Word = "",
+    delivery: Word = "",
+    q: Word = "",
+    positive: bool = False,
+    after: Annotated[str, Query(max_length=48)] = "",
+    patients: Literal["", "show"] = "",
+    limit: Annotated[int, Query(ge=1, le=worklist.MOST_ROWS)] = PAGE_ROWS,
+) -> Wanted:
+    """The filters of the address. Raises Problem for words that mean nothing."""
+    for name, value, known in (
+        ("state", state, STATES),
+        ("priority", priority, PRIORITIES),
+        ("delivery", delivery, DELIVERIES),
+    ):
+        if value and value not in known:
+            raise Problem(422, f"{name} is one of: {', '.join(known)}")
+    show = may_show(request, principal, asked=patients == "show")
+    if q and not principal.may(Permission.PATIENTS_READ) and not re.fullmatch(r"[0-9.]+", q):
+        # A search that answers yes or no would tell what the page hides.
+        raise Problem(403, "this needs the right patients:read: without it only Study Instance UIDs can be looked for")
+    text = q.strip()
+    if text and not principal.may(Permission.PATIENTS_READ):
+        found = Filter(state, priority, modality, model, delivery, "", positive, uid=text)
+    else:
+        found = Filter(state, priority, modality, model, delivery, text, positive)
+    return Wanted(found, _cursor(after), show, limit)
+
+
+def may_show(request: Request, principal: Principal, *, asked: bool) -> bool:
+    """Whether this page names patients: the right to it, and where the node masks them, a person's wish."""
+    if not principal.may(Permission.PATIENTS_READ):
+        return False
+    return asked or not context_of(request).settings.web.mask_patients
+
+
+Wish = Annotated[Wanted, Depends(wanted)]
+
+
+def add_routes(app: FastAPI) -> None:
+    app.get("/", include_in_schema=False)(show_worklist)
+    app.get("/api/v1/studies", tags=["studies"], summary="Worklist")(list_studies)
+
+
+def show_worklist(request: Request, principal: Reader, wish: Wish) -> Response:
+    """The worklist as a page."""
+    context = context_of(request)
+    lines, following = _lines(request, wish)
+    if wish.show and context.settings.web.mask_patients:
+        _note_shown(request, principal, len(lines))
+    return context.pages.render(
+        "worklist.html",
+        request,
+        principal=principal,
+        lines=lines,
+        wish=wish,
+        next=_address(request, after=following) if following else "",
+        newest=_address(request, after="") if wish.after else "",
+        shown=_address(request, patients="show"),
+        maskable=context.settings.web.mask_patients and principal.may(Permission.PATIENTS_READ),
+        filtered=wish.filter != Filter(),
+        states=STATES,
+        priorities=PRIORITIES,
+        deliveries=DELIVERIES,
+        now=utcnow(),
+    )
+
+
+def list_studies(request: Request, principal: Reader, wish: Wish) -> dict[str, Any]:
+    """Studies, newest first. `next` is the address of the following page, null at the end."""
+    lines, following = _lines(request, wish)
+    if wish.show and context_of(request).settings.web.mask_patients:
+        _note_shown(request, principal, len(lines))
+    return {
+        "studies": [as_json(one) for one in lines],
+        "next": _address(request, after=following) if following else None,
+    }
+
+
+def as_json(one: Line) -> dict[str, Any]:
+    """A line for programs; what names a patient is null where it is masked."""
+    found = one.finding
+    return {
+        "study_instance_uid": one.uid,
+        "patient_name": None if one.masked else one.patient,
+        "patient_id": None if one.masked else one.patient_id,
+        "accession_number": None if one.masked else one.accession,
+        "study_description": None if one.masked else one.description,
+        "modalities": one.modalities,
+        "body_parts": one.body_parts,
+        "priority": one.priority or None,
+        "age_s": round(one.age_s, 1),
+        "target_s": one.target_s,
+        "late": one.late,
+        "state": one.state,
+        "reason": one.reason,
+        "top_finding": None if found is None else {k: v for k, v in asdict(found).items() if k != "score"},
+        "models": one.models,
+        "deliveries": {state: number for state, _, number in one.deliveries},
+        "images": one.images,
+        "last_received_at": iso(one.received_at),
+    }
+
+
+def _lines(request: Request, wish: Wanted) -> tuple[list[Line], str]:
+    context, now = context_of(request), utcnow()
+    with context.record.read() as session:
+        found = worklist.page(session, wish.filter, after=wish.after, limit=wish.limit)
+    lines = [line(row, context.settings.web, now, show_patient=wish.show) for row in found.rows]
+    return lines, "" if found.after is None else _written(found.after)
+
+
+def _note_shown(request: Request, principal: Principal, number: int) -> None:
+    with context_of(request).record.write() as session:
+        audit.note(session, "patients_shown", actor=principal.actor, studies=number)
+
+
+def _cursor(text: str) -> Cursor | None:
+    if not text:
+        return None
+    found = _CURSOR.fullmatch(text)
+    try:
+        moment = datetime.fromtimestamp(0, UTC) if found is None else _moment(int(found[1]))
+    except (OverflowError, ValueError, OSError):
+        found = None
+    if found is None:
+        raise Problem(422, "after is what the link to the next page says, and nothing else")
+    return Cursor(moment, int(found[2]))
+
+
+def _moment(microseconds: int) -> datetime:
+    seconds, rest = divmod(microseconds, 10**6)
+    return datetime.fromtimestamp(seconds, UTC).replace(microsecond=rest)
+
+
+def _written(cursor: Cursor) -> str:
+    whole = int(cursor.last_received_at.replace(microsecond=0).timestamp())
+    return f"{whole * 10**6 + cursor.last_received_at.microsecond}-{cursor.id}"
+
+
+def _address(request: Request, **changes: str) -> str:
+    """This page's own address with other parameters; all of it is encoded."""
+    kept = {name: value for name, value in request.query_params.items() if value and name not in changes}
+    query = urlencode({**kept, **{name: value for name, value in changes.items() if value}})
+    return f"{request.url.path}?{query}" if query else request.url.path
