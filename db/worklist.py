@@ -154,14 +154,14 @@ def is_positive(job: JobView) -> bool:
 def change_mark(session: Session) -> tuple[Any, ...]:
     """Something that is another after each change a worklist shows; cheap enough to be asked every second."""
     running = select(func.count(), func.max(Job.lease_until)).where(Job.state == JobState.RUNNING)
-    sending = select(func.count()).where(Delivery.state == DeliveryState.SENDING)
-    waiting = select(func.count()).where(Job.state == JobState.QUEUED)
-    sent = select(func.count()).where(Delivery.state == DeliveryState.SENT)
+    deliveries = select(Delivery.state, func.count()).group_by(Delivery.state).order_by(Delivery.state)
     return (
+        # Whatever ends a job, gives one up or takes one up again is noted there.
         session.scalar(select(func.max(Audit.id))),
         session.scalar(select(func.max(Study.last_received_at))),
         tuple(session.execute(running).one()),
-        *(session.scalar(query) for query in (sending, waiting, sent)),
+        session.scalar(select(func.count()).where(Job.state == JobState.QUEUED)),
+        tuple((row[0], row[1]) for row in session.execute(deliveries)),
     )
 
 

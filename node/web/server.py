@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -20,6 +21,23 @@ _MOST_CONNECTIONS = 500
 
 def run(settings: Settings, record: Record, on_ready: Callable[[], None]) -> None:
     """Serve until SIGTERM or SIGINT. on_ready: called once it listens. Raises ConfigError."""
+    _server(settings, record, on_ready).run()
+
+
+def serve_until(settings: Settings, record: Record, on_ready: Callable[[], None], stop: threading.Event) -> None:
+    """As `run`, in a thread of somebody else's process, until `stop` is set."""
+    server = _server(settings, record, on_ready)
+
+    async def serve() -> None:
+        serving = asyncio.create_task(server.serve())
+        await asyncio.to_thread(stop.wait)
+        server.should_exit = True
+        await serving
+
+    asyncio.run(serve())
+
+
+def _server(settings: Settings, record: Record, on_ready: Callable[[], None]) -> _Server:
     app = create_app(settings, record)
     web = settings.web
     config = uvicorn.Config(
@@ -39,7 +57,7 @@ def run(settings: Settings, record: Record, on_ready: Callable[[], None]) -> Non
         timeout_graceful_shutdown=_STOP_WITHIN_S,
         limit_concurrency=_MOST_CONNECTIONS,
     )
-    _Server(config, on_ready, app.state.context.changes.stop).run()
+    return _Server(config, on_ready, app.state.context.changes.stop)
 
 
 def impatient(timeout_s: float) -> type[H11Protocol]:
