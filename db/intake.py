@@ -2,20 +2,49 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from dataclasses import replace
+from typing import Any, cast
 
-from sqlalchemy import delete, select, update
+from sqlalchemy import BindParameter, Connection, Table, bindparam, delete, func, select, union_all, update
 from sqlalchemy.orm import Session
 
 from db import audit
 from db.domain import Intake, NewInstance, NewRefusal
 from db.states import InstanceState, RefusalKind, StudyState
 from db.tables import Delivery, Instance, Refusal, Result, Series, Study
-from db.transitions import affected, insert_ignore
+from db.transitions import affected, insert_or_ignore
 from db.types import utcnow
 
 # A promise of more images than a 32-bit column holds is no promise.
 _MOST_EXPECTED = 2**31 - 1
+
+_STUDIES, _SERIES, _INSTANCES = (cast("Table", table.__table__) for table in (Study, Series, Instance))
+_UIDS: BindParameter[Any] = bindparam("uids", expanding=True)
+_DIGESTS = select(_INSTANCES.c.sop_instance_uid, _INSTANCES.c.sha256).where(_INSTANCES.c.sop_instance_uid.in_(_UIDS))
+_STUDIES_BY_UID = select(_STUDIES.c.id, _STUDIES.c.study_instance_uid, _STUDIES.c.patient_id).where(
+    _STUDIES.c.study_instance_uid.in_(_UIDS)
+)
+_SERIES_BY_UID = select(_SERIES.c.id, _SERIES.c.study_id, _SERIES.c.series_instance_uid).where(
+    _SERIES.c.study_id.in_(bindparam("study_ids", expanding=True)), _SERIES.c.series_instance_uid.in_(_UIDS)
+)
+_OWN_RESULTS = union_all(
+    select(Result.sop_instance_uid).where(Result.sop_instance_uid.in_(_UIDS)),
+    select(Delivery.sent_sop_instance_uid).where(Delivery.sent_sop_instance_uid.in_(_UIDS)),
+)
+_TOUCH = (
+    update(_STUDIES)
+    .where(_STUDIES.c.id == bindparam("study_id"))
+    .values(
+        version=_STUDIES.c.version + bindparam("more"),
+        state=StudyState.RECEIVING,
+        last_received_at=bindparam("received_at"),
+        check_at=bindparam("received_at"),
+        expected_instances=func.coalesce(
+            bindparam("promised", type_=_STUDIES.c.expected_instances.type), _STUDIES.c.expected_instances
+        ),
+    )
+)
 
 
 def find_instance(session: Session, sop_instance_uid: str) -> tuple[str, str] | None:
@@ -34,53 +63,37 @@ def is_own_result(session: Session, sop_instance_uid: str) -> bool:
 
 
 def record_instance(session: Session, new: NewInstance) -> Intake:
-    """Insert study, series and instance as needed; idempotent.
+    """`record_instances` of one, in a session's transaction."""
+    return record_instances(session.connection(), [new])[0]
+
+
+def record_instances(connection: Connection, arrived: Sequence[NewInstance]) -> list[Intake]:
+    """Insert studies, series and instances as needed; idempotent. One outcome for each, in their order.
 
     A second arrival with the same bytes is a DUPLICATE, with other bytes a CONFLICT; neither changes what is there.
     An instance whose Patient ID differs from its study's is kept QUARANTINED: two patients under one Study Instance
     UID must never meet in one result.
+
+    How many statements it takes does not depend on how many arrive. Rows are written in the order of their UIDs, so
+    that two groups at once wait for each other and never in a circle.
     """
-    known = find_instance(session, new.sop_instance_uid)
-    if known is not None:
-        return Intake.DUPLICATE if known[0] == new.sha256 else Intake.CONFLICT
-    new = _storable(new)
-    study, opened_study = _study(session, new)
-    series_id, opened_series = _series(session, study.id, new)
-    mismatch = study.patient_id != new.patient_id
-    inserted = insert_ignore(
-        session,
-        Instance,
-        study_id=study.id,
-        series_id=series_id,
-        sop_instance_uid=new.sop_instance_uid,
-        sop_class_uid=new.sop_class_uid,
-        transfer_syntax_uid=new.transfer_syntax_uid,
-        state=InstanceState.QUARANTINED if mismatch else InstanceState.RECEIVED,
-        reason="its Patient ID differs from that of its study" if mismatch else "",
-        path=new.path,
-        size_bytes=new.size_bytes,
-        sha256=new.sha256,
-        facts=new.facts,
-        own_result=new.own_result or is_own_result(session, new.sop_instance_uid),
-        calling_ae=new.calling_ae,
-        called_ae=new.called_ae,
-        peer_address=new.peer_address,
-        received_at=new.received_at,
-    )
-    if not inserted:
-        # PostgreSQL: another association committed the same UID between our look and our insert. Neither its study nor
-        # its series must stay behind empty.
-        if opened_series:
-            affected(session, delete(Series).where(Series.id == series_id))
-        if opened_study:
-            session.expunge(study)
-            affected(session, delete(Study).where(Study.id == study.id))
-        known = find_instance(session, new.sop_instance_uid)
-        return Intake.DUPLICATE if known is not None and known[0] == new.sha256 else Intake.CONFLICT
-    if mismatch:
-        audit.note(session, "patient_mismatch", actor=new.calling_ae, subject=new.sop_instance_uid, outcome="warning")
-    _touch(session, study.id, new)
-    return Intake.NEW
+    uids = {one.sop_instance_uid for one in arrived}
+    known = _digests(connection, uids)
+    # The first of several with one UID stands for it.
+    candidates = {one.sop_instance_uid: one for one in reversed(arrived) if one.sop_instance_uid not in known}
+    ordered = [_storable(candidates[uid]) for uid in sorted(candidates)]
+    taken = _insert(connection, ordered) if ordered else set()
+    if len(known) + len(taken) < len(uids):
+        # PostgreSQL: another group committed one of them between our look and our insert.
+        known = _digests(connection, uids)
+    outcomes = []
+    for one in arrived:
+        if one.sop_instance_uid in taken and candidates[one.sop_instance_uid] is one:
+            outcomes.append(Intake.NEW)
+            continue
+        digest = known.get(one.sop_instance_uid) or candidates[one.sop_instance_uid].sha256
+        outcomes.append(Intake.DUPLICATE if digest == one.sha256 else Intake.CONFLICT)
+    return outcomes
 
 
 def record_refusal(session: Session, kind: RefusalKind, new: NewRefusal) -> None:
@@ -142,50 +155,148 @@ def _text(value: str) -> str:
     return value.replace("\0", "\N{REPLACEMENT CHARACTER}").encode("utf-8", "replace").decode("utf-8")
 
 
-def _study(session: Session, new: NewInstance) -> tuple[Study, bool]:
-    """The study and whether this call made it."""
-    opened = insert_ignore(
-        session,
-        Study,
-        study_instance_uid=new.study_instance_uid,
-        state=StudyState.RECEIVING,
-        version=0,
-        first_received_at=new.received_at,
-        last_received_at=new.received_at,
-        check_at=new.received_at,
-        completeness_reason="",
-        calling_ae=new.calling_ae,
-        patient_id=new.patient_id,
-        patient_name=new.patient_name,
-        accession_number=new.accession_number,
-        study_description=new.study_description,
-        expected_instances=new.expected_instances,
-    )
-    return session.scalars(select(Study).where(Study.study_instance_uid == new.study_instance_uid)).one(), opened
+def _digests(connection: Connection, uids: Collection[str]) -> dict[str, str]:
+    found = connection.execute(_DIGESTS, {"uids": list(uids)})
+    return {row.sop_instance_uid: row.sha256 for row in found}
 
 
-def _series(session: Session, study_id: int, new: NewInstance) -> tuple[int, bool]:
-    """The series' row id and whether this call made it."""
-    opened = insert_ignore(
-        session,
-        Series,
-        study_id=study_id,
-        series_instance_uid=new.series_instance_uid,
-        modality=new.modality,
-        series_description=new.series_description,
-    )
-    query = select(Series.id).where(Series.study_id == study_id, Series.series_instance_uid == new.series_instance_uid)
-    return session.scalars(query).one(), opened
+def _insert(connection: Connection, ordered: list[NewInstance]) -> set[str]:
+    """Write instances with what they belong to; gives the UIDs of those that nobody else had written meanwhile."""
+    studies, opened_studies = _studies(connection, ordered)
+    series, opened_series = _series(connection, ordered, studies)
+    own = set(connection.scalars(_OWN_RESULTS, {"uids": [one.sop_instance_uid for one in ordered]}))
+    rows = [
+        _instance_row(
+            one,
+            studies[one.study_instance_uid],
+            series[studies[one.study_instance_uid].id, one.series_instance_uid],
+            own_result=one.own_result or one.sop_instance_uid in own,
+        )
+        for one in ordered
+    ]
+    statement = insert_or_ignore(connection, Instance).returning(_INSTANCES.c.sop_instance_uid)
+    taken = set(connection.scalars(statement, rows))
+    touched = _touch(connection, [one for one in ordered if one.sop_instance_uid in taken], studies)
+    if len(taken) < len(ordered):
+        # Neither a study nor a series must stay behind empty.
+        kept = {row["series_id"] for row in rows if row["sop_instance_uid"] in taken}
+        connection.execute(delete(_SERIES).where(_SERIES.c.id.in_(opened_series - kept)))
+        connection.execute(delete(_STUDIES).where(_STUDIES.c.id.in_(opened_studies - touched)))
+    quarantined = [r for r in rows if r["state"] is InstanceState.QUARANTINED and r["sop_instance_uid"] in taken]
+    if quarantined:
+        with Session(connection, join_transaction_mode="create_savepoint") as session, session.begin():
+            for row in quarantined:
+                audit.note(
+                    session,
+                    "patient_mismatch",
+                    actor=row["calling_ae"],
+                    subject=row["sop_instance_uid"],
+                    outcome="warning",
+                )
+    return taken
 
 
-def _touch(session: Session, study_id: int, new: NewInstance) -> None:
-    """The study has news: whoever was deciding on it must look again, and a late image reopens it."""
-    values: dict[str, object] = {
-        "version": Study.version + 1,
+def _studies(connection: Connection, ordered: list[NewInstance]) -> tuple[dict[str, Any], set[int]]:
+    """Their studies by UID, and the row ids of those that this call made."""
+    wanted = {one.study_instance_uid: one for one in reversed(ordered)}
+    found = _found_studies(connection, wanted)
+    missing = [wanted[uid] for uid in sorted(wanted) if uid not in found]
+    if not missing:
+        return found, set()
+    statement = insert_or_ignore(connection, Study).returning(_STUDIES.c.id)
+    opened = set(connection.scalars(statement, [_study_row(one) for one in missing]))
+    return _found_studies(connection, wanted), opened
+
+
+def _found_studies(connection: Connection, uids: Collection[str]) -> dict[str, Any]:
+    return {row.study_instance_uid: row for row in connection.execute(_STUDIES_BY_UID, {"uids": list(uids)})}
+
+
+def _series(
+    connection: Connection, ordered: list[NewInstance], studies: dict[str, Any]
+) -> tuple[dict[tuple[int, str], int], set[int]]:
+    """Row ids of their series by (study's row id, UID), and of those that this call made."""
+    wanted = {(studies[one.study_instance_uid].id, one.series_instance_uid): one for one in reversed(ordered)}
+    found = _found_series(connection, wanted)
+    missing = [key for key in sorted(wanted) if key not in found]
+    if not missing:
+        return found, set()
+    rows = [
+        {
+            "study_id": study_id,
+            "series_instance_uid": uid,
+            "modality": wanted[study_id, uid].modality,
+            "series_description": wanted[study_id, uid].series_description,
+        }
+        for study_id, uid in missing
+    ]
+    opened = set(connection.scalars(insert_or_ignore(connection, Series).returning(_SERIES.c.id), rows))
+    return _found_series(connection, wanted), opened
+
+
+def _found_series(connection: Connection, keys: Collection[tuple[int, str]]) -> dict[tuple[int, str], int]:
+    ids, uids = [key[0] for key in keys], [key[1] for key in keys]
+    # Every pair of the two lists, so perhaps more than asked for.
+    found = connection.execute(_SERIES_BY_UID, {"study_ids": ids, "uids": uids})
+    return {(row.study_id, row.series_instance_uid): row.id for row in found}
+
+
+def _touch(connection: Connection, taken: list[NewInstance], studies: dict[str, Any]) -> set[int]:
+    """The studies have news: whoever was deciding on one must look again, and a late image reopens it."""
+    news: dict[int, list[NewInstance]] = {}
+    for one in taken:
+        news.setdefault(studies[one.study_instance_uid].id, []).append(one)
+    changes = [
+        {
+            "study_id": study_id,
+            "more": len(images),
+            "received_at": max(image.received_at for image in images),
+            "promised": next(
+                (i.expected_instances for i in reversed(images) if i.expected_instances is not None), None
+            ),
+        }
+        for study_id, images in sorted(news.items())
+    ]
+    if changes:
+        connection.execute(_TOUCH, changes)
+    return set(news)
+
+
+def _study_row(new: NewInstance) -> dict[str, Any]:
+    return {
+        "study_instance_uid": new.study_instance_uid,
         "state": StudyState.RECEIVING,
+        "version": 0,
+        "first_received_at": new.received_at,
         "last_received_at": new.received_at,
         "check_at": new.received_at,
+        "completeness_reason": "",
+        "calling_ae": new.calling_ae,
+        "patient_id": new.patient_id,
+        "patient_name": new.patient_name,
+        "accession_number": new.accession_number,
+        "study_description": new.study_description,
+        "expected_instances": new.expected_instances,
     }
-    if new.expected_instances is not None:
-        values["expected_instances"] = new.expected_instances
-    affected(session, update(Study).where(Study.id == study_id).values(**values))
+
+
+def _instance_row(new: NewInstance, study: Any, series_id: int, *, own_result: bool) -> dict[str, Any]:
+    mismatch = study.patient_id != new.patient_id
+    return {
+        "study_id": study.id,
+        "series_id": series_id,
+        "sop_instance_uid": new.sop_instance_uid,
+        "sop_class_uid": new.sop_class_uid,
+        "transfer_syntax_uid": new.transfer_syntax_uid,
+        "state": InstanceState.QUARANTINED if mismatch else InstanceState.RECEIVED,
+        "reason": "its Patient ID differs from that of its study" if mismatch else "",
+        "path": new.path,
+        "size_bytes": new.size_bytes,
+        "sha256": new.sha256,
+        "facts": new.facts,
+        "own_result": own_result,
+        "calling_ae": new.calling_ae,
+        "called_ae": new.called_ae,
+        "peer_address": new.peer_address,
+        "received_at": new.received_at,
+    }

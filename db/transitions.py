@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from enum import StrEnum
 from typing import Any, cast
 
-from sqlalchemy import ColumnElement, CursorResult, Table, update
+from sqlalchemy import ColumnElement, Connection, CursorResult, Table, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
@@ -46,13 +46,18 @@ def affected(session: Session, statement: Any) -> int:
     return result.rowcount
 
 
-def insert_ignore(session: Session, table: type[Base], **values: Any) -> bool:
-    """Insert unless a unique constraint already has it. True when a row was inserted.
+def insert_or_ignore(connection: Connection, table: type[Base]) -> postgresql.Insert | sqlite.Insert:
+    """An INSERT that leaves out rows which a unique constraint already has.
 
-    Written per dialect because a failed INSERT would poison PostgreSQL's whole transaction. RETURNING tells what
-    happened: SQLAlchemy gives no row count for an INSERT on PostgreSQL.
+    Written per dialect because a failed INSERT would poison PostgreSQL's whole transaction. Ask for what was inserted
+    by RETURNING: SQLAlchemy gives no row count for an INSERT on PostgreSQL.
     """
-    build = postgresql.insert if session.get_bind().dialect.name == "postgresql" else sqlite.insert
+    build = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
+    return build(cast("Table", table.__table__)).on_conflict_do_nothing()
+
+
+def insert_ignore(session: Session, table: type[Base], **values: Any) -> bool:
+    """Insert unless a unique constraint already has it. True when a row was inserted."""
     key = cast("Table", table.__table__).primary_key
-    statement = build(table).values(**values).on_conflict_do_nothing().returning(*key)
+    statement = insert_or_ignore(session.connection(), table).values(**values).returning(*key)
     return session.execute(statement).first() is not None
