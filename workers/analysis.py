@@ -19,6 +19,7 @@ from node.header import facts as facts_of
 from workers.loaded import Loaded
 from workers.pixels import Limits, PixelError, display_uint8, read_grey
 from workers.results import SourceResult
+from workers.series import Member, read_one_series, series_of
 from workers.sources import read_source_header
 
 log = structlog.get_logger(__name__)
@@ -37,13 +38,24 @@ class SourceInput:
 
 
 @dataclass(frozen=True)
-class Analysis:
-    """All images of one job, in the order given.
+class ImageOutcome:
+    """What became of one image. reason: why it was not read, or what else there is to say of it."""
 
-    analysed: at least one image was read by the model. reason: for people, of the job as a whole.
+    read: bool
+    reason: str
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """All images of one job.
+
+    sources: what there is to report of: each image, or for a model of slices each series, in the order given.
+    images: what became of every image, in the order given.
+    analysed: at least one source was read by the model. reason: for people, of the job as a whole.
     """
 
     sources: tuple[SourceResult, ...]
+    images: tuple[ImageOutcome, ...]
     analysed: bool
     reason: str
 
@@ -51,23 +63,43 @@ class Analysis:
 def analyse(
     model: Loaded, sources: Sequence[SourceInput], limits: Limits, progress: Callable[[], None] = lambda: None
 ) -> Analysis:
-    """Read every image, or say why not.
+    """Read every image, or for a model of slices every series, or say why not.
 
-    progress: called before each image; what it raises (a lost lease) ends the work.
+    progress: called before each image is decoded; what it raises (a lost lease) ends the work.
     Raises OSError where a stored file cannot be opened, HeaderError where it is no DICOM data set.
     """
+    if model.bundle.manifest.series is not None:
+        return _analyse_series(model, sources, limits, progress)
     read = []
     for source in sources:
         progress()
         read.append(_read_one(model, source, limits))
-    refused = [one.reason for one in read if one.reading is None]
+    images = tuple(ImageOutcome(one.reading is not None, one.reason) for one in read)
+    return Analysis(tuple(read), images, any(one.read for one in images), _reason(read, "images"))
+
+
+def _analyse_series(
+    model: Loaded, sources: Sequence[SourceInput], limits: Limits, progress: Callable[[], None]
+) -> Analysis:
+    members = []
+    for place, source in enumerate(sources):
+        progress()
+        known = read_file(source.path)
+        members.append(Member(place, source.path, known, _facts(known, source)))
+    found = [read_one_series(model, group, limits, _PICTURE_SIDE, progress) for group in series_of(members)]
+    by_place = {one.place: ImageOutcome(one.read, one.reason) for series in found for one in series.images}
+    results = tuple(series.result for series in found)
+    images = tuple(by_place[place] for place in range(len(sources)))
+    return Analysis(results, images, any(one.reading is not None for one in results), _reason(results, "series"))
+
+
+def _reason(results: Sequence[SourceResult], what: str) -> str:
+    refused = [one.reason for one in results if one.reading is None]
     if not refused:
-        reason = ""
-    elif len(refused) == len(read) == 1:
-        reason = refused[0]
-    else:
-        reason = f"{len(refused)} of {len(read)} images were not analysed: {'; '.join(dict.fromkeys(refused))}"
-    return Analysis(tuple(read), len(refused) < len(read), reason)
+        return ""
+    if len(refused) == len(results) == 1:
+        return refused[0]
+    return f"{len(refused)} of {len(results)} {what} were not analysed: {'; '.join(dict.fromkeys(refused))}"
 
 
 def _read_one(model: Loaded, source: SourceInput, limits: Limits) -> SourceResult:

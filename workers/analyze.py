@@ -15,7 +15,7 @@ from pydicom import dcmread
 
 from db.errors import StorageFull
 from node.dataset_source import HeaderError
-from node.header import read_file, valid_uid
+from node.header import Header, read_file, valid_uid
 from node.settings import Settings, config_digest
 from workers.analysis import SourceInput, analyse, limits_for
 from workers.loaded import Loaded, LoadedModels
@@ -29,11 +29,14 @@ ANALYSED, NOT_ANALYSED, REFUSED = "analysed", "not analysed", "refused"
 
 Document = dict[str, Any]
 
+_OF_SERIES = ("series_instance_uid", "series_slices", "key_slice", "slices")
+
 
 def analyze_files(
     settings: Settings, files: Sequence[Path], out_dir: Path, model_id: str, advance: Callable[[], None]
 ) -> Document:
-    """Read each file by itself and write its reports below `out_dir`; returns what `result.json` holds.
+    """Read each file by itself, or for a model of slices each series, and write the reports below `out_dir`; returns
+    what `result.json` holds. The entry of a series stands under its first file and lists them all.
 
     A second run into the same folder gives the same objects, UIDs and times included.
     Raises ModelUnusable or ModelNotReady, and StorageFull where the folder cannot be written.
@@ -44,9 +47,10 @@ def analyze_files(
     entries = []
     try:
         out_dir.mkdir(parents=True, exist_ok=True)
-        for number, path in enumerate(files, 1):
-            entries.append(_one(run, path, number))
-            advance()
+        for number, paths in enumerate(_subjects(run, files), 1):
+            entries.append(_one(run, paths, number))
+            for _ in paths:
+                advance()
         document = {
             "notice": NOTICE,
             "created_at": created_at.isoformat(),
@@ -79,7 +83,8 @@ def _line(entry: Document) -> str:
     if entry["outcome"] != ANALYSED:
         return f"{entry['file']}: {entry['outcome']}: {entry['reason']}"
     findings = ", ".join(f"{f['label']} {f['presence']} ({f['probability']:.3f})" for f in entry["findings"])
-    return f"{entry['file']}: {findings}; {len(entry['results'])} objects written"
+    of_series = f"; key slice {entry['key_slice']} of {entry['series_slices']}" if "key_slice" in entry else ""
+    return f"{entry['file']}: {findings}{of_series}; {len(entry['results'])} objects written"
 
 
 @dataclass(frozen=True)
@@ -90,17 +95,47 @@ class _Run:
     created_at: datetime
 
 
-def _one(run: _Run, path: Path, number: int) -> Document:
+def _subjects(run: _Run, files: Sequence[Path]) -> list[list[Path]]:
+    """What gets a report of its own: each file, or for a model of slices each series; unreadable files by themselves.
+
+    A file that comes a second time, by its SOP Instance UID, is read by itself and refused as a series of one.
+    """
+    if run.model.bundle.manifest.series is None:
+        return [[path] for path in files]
+    subjects: dict[tuple[str, ...], list[Path]] = {}
+    seen: set[str] = set()
+    for path in files:
+        try:
+            known = _known(path)
+        except HeaderError:
+            subjects[("file", str(path))] = [path]
+            continue
+        key = (known.study_instance_uid, known.series_instance_uid)
+        if known.sop_instance_uid in seen:
+            key = ("file", str(path))
+        seen.add(known.sop_instance_uid)
+        subjects.setdefault(key, []).append(path)
+    return list(subjects.values())
+
+
+def _known(path: Path) -> Header:
+    known = read_file(path)
+    if not all(map(valid_uid, (known.sop_instance_uid, known.study_instance_uid, known.series_instance_uid))):
+        raise HeaderError("its study, series or instance UID is missing or no UID")
+    return known
+
+
+def _one(run: _Run, paths: Sequence[Path], number: int) -> Document:
     settings, model, created_at = run.settings, run.model, run.created_at
     try:
-        known = read_file(path)
-        if not all(map(valid_uid, (known.sop_instance_uid, known.study_instance_uid, known.series_instance_uid))):
-            raise HeaderError("its study, series or instance UID is missing or no UID")
-        analysis = analyse(model, [SourceInput(path)], limits_for(settings.work.max_decoded_bytes))
+        known = _known(paths[0])
+        analysis = analyse(model, [SourceInput(path) for path in paths], limits_for(settings.work.max_decoded_bytes))
     except HeaderError as error:
-        return {"file": str(path), "outcome": REFUSED, "reason": str(error), "results": []}
+        return {"file": str(paths[0]), "outcome": REFUSED, "reason": str(error), "results": []}
+    of_series = model.bundle.manifest.series is not None
+    subject_uid = known.series_instance_uid if of_series else known.sop_instance_uid
     provenance = Provenance(
-        identity="|".join(("analyze", known.sop_instance_uid, model.bundle.manifest.id, created_at.isoformat())),
+        identity="|".join(("analyze", subject_uid, model.bundle.manifest.id, created_at.isoformat())),
         created_at=created_at,
         model=model.bundle.identity,
         ae_title=settings.ae_title,
@@ -110,13 +145,15 @@ def _one(run: _Run, path: Path, number: int) -> Document:
     results = build_results(analysis.sources, provenance)
     written = [_write(result, run.out_dir, number, place) for place, result in enumerate(results)]
     (source,) = analysis.sources
-    summary = summary_of(source.header, source.reading, source.reason)
+    summary = summary_of(source)
+    told = {name: summary[name] for name in _OF_SERIES if name in summary}
     return {
-        "file": str(path),
+        "file": str(paths[0]),
+        **({"files": [str(path) for path in paths], **told} if of_series else {}),
         "outcome": ANALYSED if analysis.analysed else NOT_ANALYSED,
         "reason": analysis.reason,
         "study_instance_uid": known.study_instance_uid,
-        "sop_instance_uid": known.sop_instance_uid,
+        "sop_instance_uid": summary["sop_instance_uid"] if of_series else known.sop_instance_uid,
         "findings": summary.get("findings", []),
         "results": written,
     }

@@ -23,14 +23,14 @@ from db.model_versions import ModelVersionView
 from db.session import Record
 from db.states import InstanceState, ModelState
 from db.types import utcnow
-from models.contracts import ModelIdentity, Reading
+from models.contracts import ModelIdentity
 from models.errors import ModelError
 from node import storage
 from node.settings import Settings, config_digest
 from workers.analysis import Analysis, SourceInput, analyse, limits_for
 from workers.backoff import backoff_s
 from workers.loaded import Loaded, LoadedModels
-from workers.results import Provenance, ResultObject, build_results
+from workers.results import Provenance, ResultObject, SourceResult, build_results
 from workers.version import VERSION
 
 log = structlog.get_logger(__name__)
@@ -101,7 +101,7 @@ def _carry_out(worker: Worker, job: ClaimedJob) -> None:
         reason="; ".join([*([analysis.reason] if analysis.reason else []), *notes]),
         model_version=model.bundle.manifest.version,
         model_digest=model.bundle.identity.bundle_digest,
-        summary={"images": [summary_of(source.header, source.reading, source.reason) for source in analysis.sources]},
+        summary={"images": [summary_of(source) for source in analysis.sources]},
         results=results,
         instances=_instance_outcomes(job, analysis),
         destinations=names,
@@ -139,7 +139,7 @@ def _shadow_summary(worker: Worker, job: ClaimedJob, candidate: ModelVersionView
             "reason": str(error) if known else f"unforeseen {type(error).__name__}",
             "images": [],
         }
-    images = [summary_of(source.header, source.reading, source.reason) for source in analysis.sources]
+    images = [summary_of(source) for source in analysis.sources]
     return {"analysed": analysis.analysed, "reason": analysis.reason, "images": images}
 
 
@@ -188,11 +188,12 @@ def destinations_of(settings: Settings, job: ClaimedJob) -> tuple[tuple[str, ...
     return tuple(dict.fromkeys(names)), list(dict.fromkeys(notes))
 
 
-def summary_of(header: Any, reading: Reading | None, reason: str) -> dict[str, Any]:
-    """One image's outcome for the record and for scripts; nothing of the patient."""
-    uid = str(header.get("SOPInstanceUID", ""))
+def summary_of(source: SourceResult) -> dict[str, Any]:
+    """The outcome of one image, or of one series, for the record and for scripts; nothing of the patient."""
+    reading = source.reading
+    named = {"sop_instance_uid": str(source.header.get("SOPInstanceUID", "")), **_series_summary(source)}
     if reading is None:
-        return {"sop_instance_uid": uid, "analysed": False, "reason": reason}
+        return {**named, "analysed": False, "reason": source.reason}
     findings = [
         {
             "label": finding.key,
@@ -203,17 +204,35 @@ def summary_of(header: Any, reading: Reading | None, reason: str) -> dict[str, A
         }
         for finding in reading.findings
     ]
-    return {"sop_instance_uid": uid, "analysed": True, "findings": findings, "notes": list(reading.notes)}
+    return {**named, "analysed": True, "findings": findings, "notes": list(reading.notes)}
+
+
+def _series_summary(source: SourceResult) -> dict[str, Any]:
+    """Which slices were read, and the one that ``sop_instance_uid`` names; empty for single images."""
+    series = source.series
+    if series is None:
+        return {}
+    slices = [
+        {
+            "slice": one.number,
+            "sop_instance_uid": str(one.header.get("SOPInstanceUID", "")),
+            "frame": one.frame,
+            "weight": round(one.weight, 4),
+        }
+        for one in series.slices
+    ]
+    uid = str(source.header.get("SeriesInstanceUID", ""))
+    return {"series_instance_uid": uid, "series_slices": series.count, "key_slice": series.key, "slices": slices}
 
 
 def _instance_outcomes(job: ClaimedJob, analysis: Analysis) -> tuple[InstanceOutcome, ...]:
     return tuple(
         InstanceOutcome(
             source.instance_id,
-            InstanceState.ANALYSED if result.reading is not None else InstanceState.NOT_ANALYSED,
-            f"read by {job.model}" if result.reading is not None else result.reason,
+            InstanceState.ANALYSED if image.read else InstanceState.NOT_ANALYSED,
+            image.reason or f"read by {job.model}",
         )
-        for source, result in zip(job.sources, analysis.sources, strict=True)
+        for source, image in zip(job.sources, analysis.images, strict=True)
     )
 
 

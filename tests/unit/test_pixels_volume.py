@@ -13,14 +13,13 @@ import pytest
 from pydicom import dcmread
 
 from workers.pixels import (
-    Limits,
     NoVolume,
+    PixelError,
     SliceHeader,
-    TooLarge,
     TruncatedPixels,
+    open_volume,
     read_grey,
     read_slice_headers,
-    read_volume,
     sort_slices,
 )
 
@@ -122,31 +121,25 @@ def test_a_real_chest_is_sorted_and_a_missing_slice_noticed() -> None:
     assert "1 gap" in left_out.notes[0]
 
 
-def test_volume_of_a_real_chest() -> None:
+def test_slices_of_a_real_chest_are_decoded_when_asked_for() -> None:
     paths = CHEST[5:9]
-    volume = read_volume(paths[::-1])
-    assert volume.voxels.dtype == np.float32
-    assert volume.voxels.shape == (4, 512, 512)
-    assert volume.slice_spacing_mm == pytest.approx(2.0)
-    assert volume.pixel_spacing_mm is not None
-    for voxels, (path, frame) in zip(volume.voxels, volume.sources, strict=True):
-        np.testing.assert_array_equal(voxels, read_grey(path, frame=frame).pixels)
-    assert volume.voxels.min() < -900  # air, in Hounsfield units
+    volume = open_volume(paths[::-1])
+    assert len(volume) == 4
+    assert volume.order.spacing_mm == pytest.approx(2.0)
+    for place, header in enumerate(volume.slices):
+        image = volume.read(place)
+        assert image.pixels.shape == (header.rows, header.columns) == (512, 512)
+        np.testing.assert_array_equal(image.pixels, read_grey(header.path, frame=header.frame).pixels)
+        assert image.pixels.min() < -900  # air, in Hounsfield units
 
 
 def test_enhanced_multi_frame_is_a_volume_of_its_own() -> None:
     path = DATA / "fodicom" / "mr_brucker.dcm"
-    volume = read_volume([path])
-    assert volume.voxels.shape == (4, 128, 256)
-    assert volume.slice_spacing_mm == pytest.approx(1.0)
-    places = [h.position for h in read_slice_headers([path])]
-    assert all(place is not None for place in places)
-    assert {frame for _, frame in volume.sources} == {0, 1, 2, 3}
-
-
-def test_a_volume_beyond_the_limit_is_refused_before_it_is_read() -> None:
-    with pytest.raises(TooLarge, match="3 slices of 512 x 512"):
-        read_volume(CHEST[:3], Limits(max_volume_bytes=3 * 512 * 512 * 4 - 1))
+    volume = open_volume([path])
+    assert [volume.read(place).pixels.shape for place in range(len(volume))] == [(128, 256)] * 4
+    assert volume.order.spacing_mm == pytest.approx(1.0)
+    assert all(header.position is not None for header in volume.slices)
+    assert {header.frame for header in volume.slices} == {0, 1, 2, 3}
 
 
 def test_the_reason_says_which_slice_is_broken(tmp_path: Path) -> None:
@@ -156,10 +149,19 @@ def test_the_reason_says_which_slice_is_broken(tmp_path: Path) -> None:
     dataset = dcmread(broken)
     dataset.NumberOfFrames = 3
     dataset.save_as(broken)
-    with pytest.raises(TruncatedPixels, match="1 of 3 frames"):
-        read_volume(sorted(tmp_path.iterdir()))
+    with pytest.raises(TruncatedPixels, match=r"1 of 3 frames"):
+        _read_all(sorted(tmp_path.iterdir()))
     raw = CHEST[1].read_bytes()
     start = raw.rindex(b"\xff\xd8")
     broken.write_bytes(raw[:start] + bytes(len(raw) - start - 8) + raw[-8:])
     with pytest.raises(Exception, match=r"slice 2 of 3: JPEG lossless stream could not be decoded"):
-        read_volume(sorted(tmp_path.iterdir()))
+        _read_all(sorted(tmp_path.iterdir()))
+    broken.write_bytes(b"no image")
+    with pytest.raises(PixelError, match=r"image 2 of 3"):
+        _read_all(sorted(tmp_path.iterdir()))
+
+
+def _read_all(paths: list[Path]) -> None:
+    volume = open_volume(paths)
+    for place in range(len(volume)):
+        volume.read(place)

@@ -13,7 +13,7 @@ from workers.pixels.errors import (
 from workers.pixels.grey import OpenImage, display_uint8, open_image, read_grey
 from workers.pixels.limits import DEFAULT_LIMITS, Limits
 from workers.pixels.slices import SliceHeader, SliceOrder, sort_slices
-from workers.pixels.volume import Volume, read_slice_headers, read_volume
+from workers.pixels.volume import Volume, open_volume, read_slice_headers
 
 __all__ = [
     "DEFAULT_LIMITS",
@@ -32,8 +32,8 @@ __all__ = [
     "Volume",
     "display_uint8",
     "open_image",
+    "open_volume",
     "read_grey",
     "read_slice_headers",
-    "read_volume",
     "sort_slices",
 ]

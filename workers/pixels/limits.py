@@ -11,14 +11,13 @@ from workers.pixels.errors import TooLarge, TruncatedPixels, UnreadableHeader
 
 @dataclass(frozen=True)
 class Limits:
-    """Upper bounds for one image or volume.
+    """Upper bounds for one file.
 
     max_frame_pixels: rows x columns; the largest mammograms have 30 million.
     max_frames: of one file.
     max_decoded_bytes: of one file's frames together, as stored values.
     max_encoded_bytes: of one file's compressed pixel data.
     max_inflated_bytes: of a deflated dataset.
-    max_volume_bytes: of a volume as float32.
     """
 
     max_frame_pixels: int = 64 << 20
@@ -26,7 +25,6 @@ class Limits:
     max_decoded_bytes: int = 4 << 30
     max_encoded_bytes: int = 1 << 30
     max_inflated_bytes: int = 512 << 20
-    max_volume_bytes: int = 2 << 30
 
 
 DEFAULT_LIMITS = Limits()

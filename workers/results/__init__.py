@@ -6,17 +6,26 @@ from collections.abc import Sequence
 
 from db.errors import UnreadableError
 from models.contracts import Presence
-from workers.results.contents import Provenance, ResultObject, SourceResult, explanation_of
+from workers.results.contents import (
+    Provenance,
+    ResultObject,
+    SeriesRead,
+    SliceRead,
+    SourceResult,
+    explanation_of,
+)
 from workers.results.page import readable_html
 from workers.results.sc import Shown, build_picture, picture_ref
-from workers.results.source import read_source
+from workers.results.source import Source, read_source
 from workers.results.sr import as_sop_class, build_report, sr_fallbacks
 from workers.results.subject import read_subject
-from workers.results.tree import Part
+from workers.results.tree import Evidence, Part
 
 __all__ = [
     "Provenance",
     "ResultObject",
+    "SeriesRead",
+    "SliceRead",
     "SourceResult",
     "as_sop_class",
     "build_results",
@@ -26,7 +35,7 @@ __all__ = [
 
 
 def build_results(sources: Sequence[SourceResult], provenance: Provenance) -> tuple[ResultObject, ...]:
-    """One report for the whole job, then one overlay per source and positive label that has a map.
+    """One report for the whole job, then one overlay per source (image or series) and positive label that has a map.
 
     Equal inputs give equal bytes. Patient and study are those of the first source.
 
@@ -51,7 +60,7 @@ def build_results(sources: Sequence[SourceResult], provenance: Provenance) -> tu
         for finding in reading.findings:
             found = explanation_of(reading, finding)
             if finding.key in part.pictures and found is not None and picture is not None:
-                shown = Shown(part.source, finding, found, picture, part.result.frame)
+                shown = Shown(part.source, finding, found, picture, part.result.frame, part.result.series)
                 results.append(build_picture(shown, len(results), provenance, subject))
     return tuple(results)
 
@@ -61,10 +70,20 @@ def _part(result: SourceResult, provenance: Provenance) -> Part:
     reading = result.reading
     if reading is None:
         return Part(source, result, {})
+    evidence = _evidence(result)
     shown = [f for f in reading.findings if f.presence is Presence.PRESENT and explanation_of(reading, f) is not None]
     if shown and result.picture is None:
         raise ValueError(f"the source {source.sop_instance_uid} has maps but no picture to draw them on")
-    part = Part(source, result, {f.key: picture_ref(source, f, provenance) for f in shown})
+    part = Part(source, result, {f.key: picture_ref(source, f, provenance) for f in shown}, evidence)
     if min(part.shape) < 1:
         raise UnreadableError(f"the source {source.sop_instance_uid} was read but has no rows and columns")
     return part
+
+
+def _evidence(result: SourceResult) -> tuple[Evidence, ...]:
+    """Every file a series was read from, once, with the frames of it that were looked at."""
+    frames: dict[str, tuple[Source, list[int]]] = {}
+    for one in result.series.slices if result.series is not None else ():
+        source = read_source(one.header)
+        frames.setdefault(source.sop_instance_uid, (source, []))[1].append(one.frame)
+    return tuple(Evidence(source, tuple(numbers)) for source, numbers in frames.values())

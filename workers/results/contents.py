@@ -46,13 +46,45 @@ class Provenance:
         return derive("series", study_uid, model, self.config_digest, self.ae_title, self.software_version, kind)
 
     def tracking_uid(self, source_uid: str, label: str) -> str:
-        """The same finding of the same model in the same image keeps its tracking UID over every rerun."""
+        """The same finding of the same model in the same image, or series, keeps its tracking UID over every rerun."""
         return derive("tracking", source_uid, self.model.bundle_digest, self.config_digest, label)
 
 
 @dataclass(frozen=True)
+class SliceRead:
+    """One slice that the model looked at.
+
+    header: its file's data set without pixel data. frame: from 1. number: its place in the order of the series, from 1.
+    weight: its share of the answer, in [0, 1].
+    """
+
+    header: Dataset
+    frame: int
+    number: int
+    weight: float
+
+
+@dataclass(frozen=True)
+class SeriesRead:
+    """A series that was read, or refused, as one.
+
+    count: its slices; of a refused one its images. key: number of the slice that weighs most, which its pictures show.
+    slices: those that were looked at, in their order. 0 and () where it was not read.
+    """
+
+    count: int
+    key: int = 0
+    slices: tuple[SliceRead, ...] = ()
+
+    @property
+    def key_weight(self) -> float:
+        """What the key slice weighs."""
+        return next((one.weight for one in self.slices if one.number == self.key), 0.0)
+
+
+@dataclass(frozen=True)
 class SourceResult:
-    """One image of a job.
+    """One image of a job, or one series that was read as one: then image means its key slice.
 
     header: its data set without pixel data; attributes may be absent or odd. Best handed over as read, before any
         value was decoded: then identifiers are copied byte for byte.
@@ -60,6 +92,7 @@ class SourceResult:
     picture: uint8 (rows, columns), display-ready (0 is black), the whole source; needed where the reading has
         explanations.
     frame: the frame that was read, counted from 1; matters for multi-frame sources only.
+    series: None for single images.
     """
 
     header: Dataset
@@ -67,6 +100,7 @@ class SourceResult:
     reason: str = ""
     picture: NDArray[np.uint8] | None = None
     frame: int = 1
+    series: SeriesRead | None = None
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from pydicom.uid import UID, ExplicitVRLittleEndian, SecondaryCaptureImageStorag
 
 from db.domain import ResultRef
 from models.contracts import CodedConcept, Explanation, Finding
-from workers.results.contents import Provenance, ResultObject
+from workers.results.contents import Provenance, ResultObject, SeriesRead
 from workers.results.overlay import Caption, draw_overlay
 from workers.results.provenance import DEVICE_MODEL, MANUFACTURER, code_item, encode, stamp
 from workers.results.source import Source
@@ -43,13 +43,22 @@ def picture_ref(source: Source, finding: Finding, provenance: Provenance) -> Res
 
 @dataclass(frozen=True)
 class Shown:
-    """One finding with its map (``found``), and the source's picture and frame (from 1) it is drawn on."""
+    """One finding with its map (``found``), and the source's picture and frame (from 1) it is drawn on.
+
+    series: of which the source is the key slice; None for single images.
+    """
 
     source: Source
     finding: Finding
     found: Explanation
     picture: NDArray[np.uint8]
     frame: int
+    series: SeriesRead | None = None
+
+    @property
+    def place(self) -> str:
+        """ "slice 57 of 148"; "" for single images."""
+        return "" if self.series is None else f"slice {self.series.key} of {self.series.count}"
 
 
 def build_picture(shown: Shown, number: int, provenance: Provenance, subject: Subject) -> ResultObject:
@@ -57,7 +66,7 @@ def build_picture(shown: Shown, number: int, provenance: Provenance, subject: Su
     source, finding = shown.source, shown.finding
     ref = picture_ref(source, finding, provenance)
     image = SCImage(
-        pixel_array=draw_overlay(shown.picture, shown.found, _caption(finding, provenance)),
+        pixel_array=draw_overlay(shown.picture, shown.found, _caption(shown, provenance)),
         photometric_interpretation="RGB",
         bits_allocated=8,
         coordinate_system="PATIENT",
@@ -74,7 +83,7 @@ def build_picture(shown: Shown, number: int, provenance: Provenance, subject: Su
     )
     pixels = image.PixelData
     image.add_new(0x7FE00010, "OB", pixels)
-    _describe(image, finding, provenance, subject)
+    _describe(image, shown, provenance, subject)
     _refer(image, source, shown.frame)
     _place(image, source, finding.site)
     stamp(image, provenance, subject)
@@ -83,14 +92,14 @@ def build_picture(shown: Shown, number: int, provenance: Provenance, subject: Su
     return ResultObject(KIND, ref, str(ExplicitVRLittleEndian), encode(image, provenance.ae_title))
 
 
-def _caption(finding: Finding, provenance: Provenance) -> Caption:
-    model = provenance.model
+def _caption(shown: Shown, provenance: Provenance) -> Caption:
+    finding, model = shown.finding, provenance.model
     how = "calibrated" if finding.calibrated else "not calibrated"
     at = f"operating point {finding.threshold:.2f} ({finding.operating_point})"
     return Caption(
         label=finding.display,
         score=f"Probability {in_words(finding.probability)} ({how}), {at}",
-        model=f"{model.name}, version {model.version}",
+        model=f"{f'{shown.place.capitalize()}. ' if shown.place else ''}{model.name}, version {model.version}",
     )
 
 
@@ -101,7 +110,8 @@ def in_words(probability: float) -> str:
     return "< 0.01" if probability < 0.01 else f"{probability:.2f}"
 
 
-def _describe(image: Dataset, finding: Finding, provenance: Provenance, subject: Subject) -> None:
+def _describe(image: Dataset, shown: Shown, provenance: Provenance, subject: Subject) -> None:
+    place = "" if shown.series is None else f" on {shown.place}, which weighs {shown.series.key_weight:.2f} of 1"
     model, unicode = provenance.model, subject.holds_unicode
     image.ConversionType = "WSD"
     image.BurnedInAnnotation = "YES"
@@ -109,7 +119,8 @@ def _describe(image: Dataset, finding: Finding, provenance: Provenance, subject:
     image.SecondaryCaptureDeviceManufacturerModelName = DEVICE_MODEL
     image.SecondaryCaptureDeviceSoftwareVersions = long_string(provenance.software_version, unicode)
     image.DerivationDescription = fold(
-        f"Grad-CAM of {finding.display} by {model.name} version {model.version}; weights-sha256={model.weights_digest}",
+        f"Grad-CAM of {shown.finding.display}{place} by {model.name} version {model.version}; "
+        f"weights-sha256={model.weights_digest}",
         1024,
         unicode,
     )

@@ -44,7 +44,7 @@ _EMPTY_IN_REQUEST = (
 def report_ref(parts: Sequence[Part], provenance: Provenance) -> ResultRef:
     """The report's identity: known before it is written."""
     study_uid = parts[0].source.study_uid
-    sources = "\\".join(part.source.sop_instance_uid for part in parts)
+    sources = "\\".join(part.subject_uid for part in parts)
     return ResultRef(
         sop_class_uid=str(Comprehensive3DSRStorage),
         sop_instance_uid=provenance.instance_uid(KIND, sources),
@@ -141,8 +141,7 @@ def read_report(data: bytes) -> Dataset:
 def _evidence(parts: Sequence[Part]) -> list[Dataset]:
     """References to the sources and their overlays, without a patient: that is carried over in raw bytes later."""
     sources = [
-        ResultRef(p.source.sop_class_uid, p.source.sop_instance_uid, p.source.series_uid, p.source.study_uid)
-        for p in parts
+        ResultRef(s.sop_class_uid, s.sop_instance_uid, s.series_uid, s.study_uid) for p in parts for s, _ in p.images
     ]
     listed = [_document(ref) for ref in (*sources, *(ref for p in parts for ref in p.pictures.values()))]
     for keyword in ("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID"):

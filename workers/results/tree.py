@@ -38,7 +38,7 @@ from pydicom.sr.coding import Code
 from db.domain import ResultRef
 from models.contracts import Finding, Presence, Reading
 from workers.results import codes
-from workers.results.contents import Provenance, SourceResult, explanation_of, grouped
+from workers.results.contents import Provenance, SeriesRead, SourceResult, explanation_of, grouped
 from workers.results.provenance import DEVICE_MODEL, MANUFACTURER
 from workers.results.regions import Outline, attention_outline, whole_image
 from workers.results.source import Source
@@ -47,15 +47,45 @@ from workers.results.texts import DISCLAIMER, fold
 _CONTAINS = RelationshipTypeValues.CONTAINS
 _ALL_LABELS = "AI classification (all labels)"
 _MOST_TEXT = 1024
+_RANKED_SLICES = 5
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """A file that was read as part of a series, and the frames of it (from 1) that were looked at."""
+
+    source: Source
+    frames: tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class Part:
-    """One source with what became of it; ``pictures`` are the overlays by label key."""
+    """One source with what became of it; ``pictures`` are the overlays by label key.
+
+    evidence: of a series, the files that were read; the source is its key slice.
+    """
 
     source: Source
     result: SourceResult
     pictures: Mapping[str, ResultRef]
+    evidence: tuple[Evidence, ...] = ()
+
+    @property
+    def images(self) -> tuple[tuple[Source, list[int] | None], ...]:
+        """Every file that was read, with the frames a reference to it names; None where it has one only."""
+        if not self.evidence:
+            return ((self.source, self.frames),)
+        return tuple((one.source, list(one.frames) if one.source.frames > 1 else None) for one in self.evidence)
+
+    @property
+    def subject_uid(self) -> str:
+        """UID of what was read: of the image, or of the series."""
+        return self.source.sop_instance_uid if self.result.series is None else self.source.series_uid
+
+    @property
+    def subject(self) -> str:
+        """What was read, for people: "SOP Instance UID 1.2.3"."""
+        return f"{'SOP' if self.result.series is None else 'Series'} Instance UID {self.subject_uid}"
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -115,16 +145,16 @@ def _observer(provenance: Provenance, unicode: bool) -> ObserverContext:
 
 
 def _library(parts: Sequence[Part]) -> ContainerContentItem:
-    images = [_image(part) for part in parts]
+    images = [_image(*image) for part in parts for image in part.images]
     return _container(codes.IMAGE_LIBRARY, [_container(codes.IMAGE_LIBRARY_GROUP, images)])
 
 
-def _image(part: Part) -> ImageContentItem:
+def _image(source: Source, frames: list[int] | None) -> ImageContentItem:
     return ImageContentItem(
         codes.SOURCE,
-        part.source.sop_class_uid,
-        part.source.sop_instance_uid,
-        referenced_frame_numbers=part.frames,
+        source.sop_class_uid,
+        source.sop_instance_uid,
+        referenced_frame_numbers=frames,
         relationship_type=_CONTAINS,
     )
 
@@ -153,7 +183,7 @@ def _finding_group(
     calibrated = "yes" if finding.calibrated else "no"
     group = PlanarROIMeasurementsAndQualitativeEvaluations(
         tracking_identifier=TrackingIdentifier(
-            uid=provenance.tracking_uid(part.source.sop_instance_uid, finding.key), identifier=identifier
+            uid=provenance.tracking_uid(part.subject_uid, finding.key), identifier=identifier
         ),
         finding_type=label,
         finding_sites=[] if finding.site is None else [FindingSite(codes.code_of(finding.site, unicode))],
@@ -202,7 +232,7 @@ def _label_group(
     # Validators take a group with a site or a number for one with a region, so this one has neither.
     group = MeasurementsAndQualitativeEvaluations(
         tracking_identifier=TrackingIdentifier(
-            uid=provenance.tracking_uid(part.source.sop_instance_uid, ""), identifier=_ALL_LABELS
+            uid=provenance.tracking_uid(part.subject_uid, ""), identifier=_ALL_LABELS
         ),
         algorithm_id=_algorithm(provenance, unicode),
         qualitative_evaluations=[
@@ -210,8 +240,9 @@ def _label_group(
         ],
         source_images=[
             SourceImageForMeasurementGroup(
-                part.source.sop_class_uid, part.source.sop_instance_uid, referenced_frame_numbers=part.frames
+                source.sop_class_uid, source.sop_instance_uid, referenced_frame_numbers=frames
             )
+            for source, frames in part.images
         ],
     )
     if bounded:
@@ -239,15 +270,33 @@ def _evaluations(parts: Sequence[Part], unicode: bool) -> ContainerContentItem:
     verdict = codes.summary(len(readings), len(parts) - len(readings), any(grouped(r) for r in readings))
     comments = [DISCLAIMER]
     for part in parts:
-        uid = part.source.sop_instance_uid
         if part.result.reading is None:
-            comments.append(f"not analysed: {part.result.reason or 'no reason given'}; SOP Instance UID {uid}")
+            comments.append(f"not analysed: {part.result.reason or 'no reason given'}; {part.subject}")
             continue
-        comments.append(f"scores of SOP Instance UID {uid}: {_scores(part.result.reading)}")
-        comments.extend(f"note on SOP Instance UID {uid}: {note}" for note in part.result.reading.notes)
+        comments.append(f"scores of {part.subject}: {_scores(part.result.reading)}")
+        if part.result.series is not None:
+            comments.extend(_slices(part, part.result.series))
+        comments.extend(f"note on {part.subject}: {note}" for note in part.result.reading.notes)
     items: list[ContentItem] = [CodeContentItem(codes.SUMMARY, verdict, _CONTAINS)]
     items.extend(TextContentItem(codes.COMMENT, fold(c, _MOST_TEXT, unicode), _CONTAINS) for c in comments)
     return _container(codes.QUALITATIVE_EVALUATIONS, items)
+
+
+def _slices(part: Part, series: SeriesRead) -> list[str]:
+    """Which slices were looked at, and which of them the answer rests on most."""
+    frame = f", frame {part.result.frame}" if part.source.frames > 1 else ""
+    ranked = sorted(series.slices, key=lambda one: -one.weight)[:_RANKED_SLICES]
+    weights = ", ".join(f"slice {one.number} {one.weight:.2f}" for one in ranked)
+    numbers = " ".join(str(one.number) for one in series.slices)
+    key = (
+        f"key slice, which regions and pictures show: slice {series.key} of {series.count} (weight "
+        f"{series.key_weight:.2f}), SOP Instance UID {part.source.sop_instance_uid}{frame}"
+    )
+    read = (
+        f"{len(series.slices)} of the {series.count} slices of {part.subject} were read, evenly spread; heaviest: "
+        f"{weights}; all, counted along their normal: {numbers}"
+    )
+    return [key, read]
 
 
 def _scores(reading: Reading) -> str:

@@ -1,0 +1,160 @@
+"""A model of slices reads the series among a job's images: each series is one thing, read or refused as a whole."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import structlog
+from numpy.typing import NDArray
+
+from db.errors import UnreadableError
+from models.admission import admit
+from models.contracts import GreyImage, HeaderFacts, Presence, Reading, SeriesFacts
+from models.errors import NoReadingError, PreprocessError
+from models.reading import read_series
+from models.series import admit_series, heaviest
+from node.header import Header
+from workers.loaded import Loaded
+from workers.pixels import Limits, PixelError, Volume, display_uint8, open_volume
+from workers.results import SeriesRead, SliceRead, SourceResult
+from workers.sources import read_source_header
+
+log = structlog.get_logger(__name__)
+
+Step = Callable[[], None]
+
+
+@dataclass(frozen=True)
+class Member:
+    """One image of a job. place: among the job's images."""
+
+    place: int
+    path: Path
+    header: Header
+    facts: HeaderFacts
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one image: read with its series, or the reason why it was not."""
+
+    place: int
+    read: bool
+    reason: str
+
+
+@dataclass(frozen=True)
+class SeriesOutcome:
+    """One series: what its report says, and what became of each of its images."""
+
+    result: SourceResult
+    images: tuple[Outcome, ...]
+
+
+class _Refused(Exception):
+    """The series is not read; the message is a reason for people."""
+
+
+def series_of(members: Sequence[Member]) -> Iterator[list[Member]]:
+    """The images by series, in the order in which each series came first."""
+    groups: dict[str, list[Member]] = {}
+    for member in members:
+        groups.setdefault(member.header.series_instance_uid, []).append(member)
+    yield from groups.values()
+
+
+def read_one_series(
+    model: Loaded, members: Sequence[Member], limits: Limits, picture_side: int, progress: Step
+) -> SeriesOutcome:
+    """Read the images of one series that the model admits, or say why the series is not read.
+
+    Images that do not belong (a localizer, another size) are left out and noted. progress: called before each slice is
+    decoded. Raises OSError where a file cannot be opened, and what ``progress`` raises.
+    """
+    rules = model.bundle.manifest.admission
+    refused = {one.place: answer.reason for one in members if not (answer := admit(rules, one.facts)).admitted}
+    admitted = [one for one in members if one.place not in refused]
+    try:
+        if not admitted:
+            raise _Refused(next(iter(refused.values())))
+        volume = _volume(model, admitted, limits)
+        reading, picture = _read(model, volume, picture_side, progress)
+    except (_Refused, PixelError, PreprocessError, NoReadingError, UnreadableError) as error:
+        reason = str(error)
+        log.warning("series_not_analysed", images=len(members), reason=reason)
+        first = (admitted or members)[0]
+        header = read_source_header(first.path, first.header)
+        images = tuple(Outcome(one.place, False, refused.get(one.place, reason)) for one in members)
+        return SeriesOutcome(SourceResult(header, None, reason, None, series=SeriesRead(len(members))), images)
+    return _told(members, refused, volume, reading, picture)
+
+
+def _volume(model: Loaded, admitted: Sequence[Member], limits: Limits) -> Volume:
+    rules = model.bundle.manifest.series
+    if rules is None:
+        raise _Refused("the model reads single images, not series")
+    volume = open_volume([one.path for one in admitted], limits)
+    order = volume.order
+    answer = admit_series(rules, SeriesFacts(len(volume), order.missing, order.by_position, order.spacing_mm))
+    if not answer.admitted:
+        raise _Refused("; ".join((answer.reason, *order.notes)))
+    return volume
+
+
+def _read(model: Loaded, volume: Volume, picture_side: int, progress: Step) -> tuple[Reading, NDArray[np.uint8] | None]:
+    """What the model says, and the key slice as a picture where a map lies on it."""
+
+    def slice_at(place: int) -> GreyImage:
+        progress()
+        return volume.read(place)
+
+    reading = read_series(model.bundle, model.runner, len(volume), slice_at)
+    if not any(finding.presence is Presence.PRESENT for finding in reading.findings):
+        return reading, None
+    # Decoded once more, so that no slice had to be kept until it was known which one weighs most.
+    return reading, display_uint8(slice_at(heaviest(reading.slices).index), picture_side)
+
+
+def _told(
+    members: Sequence[Member],
+    refused: dict[int, str],
+    volume: Volume,
+    reading: Reading,
+    picture: NDArray[np.uint8] | None,
+) -> SeriesOutcome:
+    by_path = {one.path: one for one in members}
+    read = {one.index: volume.slices[one.index] for one in reading.slices}
+    headers = {path: read_source_header(path, by_path[path].header) for path in {one.path for one in read.values()}}
+    slices = tuple(
+        SliceRead(headers[read[one.index].path], read[one.index].frame + 1, one.index + 1, one.weight)
+        for one in reading.slices
+    )
+    key = heaviest(reading.slices).index
+    notes = (*reading.notes, *volume.order.notes, *_left_out(refused, len(members)))
+    result = SourceResult(
+        header=headers[read[key].path],
+        reading=replace(reading, notes=notes),
+        picture=picture,
+        frame=read[key].frame + 1,
+        series=SeriesRead(len(volume), key + 1, slices),
+    )
+    chosen, ordered = {one.path for one in read.values()}, {one.path for one in volume.slices}
+    beside = f"its series was read by {len(slices)} of {len(volume)} slices; this one was not among them"
+
+    def outcome(one: Member) -> Outcome:
+        if one.place in refused:
+            return Outcome(one.place, False, refused[one.place])
+        if one.path not in ordered:
+            return Outcome(one.place, False, "left out of its series: another size, orientation or the same place")
+        return Outcome(one.place, True, "" if one.path in chosen else beside)
+
+    return SeriesOutcome(result, tuple(outcome(one) for one in members))
+
+
+def _left_out(refused: dict[int, str], images: int) -> tuple[str, ...]:
+    if not refused:
+        return ()
+    return (f"{len(refused)} of {images} images of the series left out: {'; '.join(dict.fromkeys(refused.values()))}",)
