@@ -1,20 +1,130 @@
-"""What happened, for the record. Append only."""
+"""What happened, for the record. Append only: the database refuses changes, `db.audit_chain` shows them."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
+from sqlalchemy import Select, select
 from sqlalchemy.orm import Session
 
+from db.audit_events import Event, Outcome
+from db.audit_tables import AuditLink
 from db.tables import Audit
 from db.types import utcnow
 
+_LONGEST_NAME = 128
+_LONGEST_TEXT = 1024
+# Control characters and halves of surrogate pairs: PostgreSQL takes no NUL, XML none of them, and a line break in a
+# syslog message could pass for another message.
+_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\ufffe\uffff]")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One row. position and digest: its place in the chain; None and "" while it waits for one."""
+
+    id: int
+    at: datetime
+    event: str
+    outcome: str
+    actor: str
+    subject: str
+    detail: dict[str, Any]
+    position: int | None = None
+    digest: str = ""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Which entries. An empty filter takes all; since is inclusive, until is not."""
+
+    events: Sequence[str] = ()
+    actor: str = ""
+    subject: str = ""
+    outcome: str = ""
+    since: datetime | None = None
+    until: datetime | None = None
+
 
 def note(
-    session: Session, event: str, *, actor: str, subject: str = "", outcome: str = "success", **detail: Any
+    session: Session, event: Event, *, actor: str, subject: str = "", outcome: Outcome = "success", **detail: Any
 ) -> None:
     """Append one event in the caller's transaction, so that it is there exactly if what it tells of is.
 
-    actor: who did it (AE title, worker, command). subject: a UID or row id, never a patient.
+    actor: who did it (AE title, worker, account, command). subject: a UID or row id, never a patient. detail: values
+    that JSON holds. Text that a peer chose may come in as it is: what cannot be printed is replaced, what is too long
+    is cut.
     """
-    session.add(Audit(at=utcnow(), event=event, outcome=outcome, actor=actor, subject=subject, detail=detail))
+    session.add(
+        Audit(
+            at=utcnow(),
+            event=event,
+            outcome=outcome,
+            actor=clean(actor, _LONGEST_NAME),
+            subject=clean(subject, _LONGEST_NAME),
+            detail={key: _clean(value) for key, value in detail.items()},
+        )
+    )
+
+
+def clean(text: str, longest: int = _LONGEST_TEXT) -> str:
+    """Outside text as the audit holds it: one printable line of at most `longest` characters."""
+    return _UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", text[:longest])
+
+
+def entries(session: Session, wanted: Wanted, *, limit: int | None = None, newest: bool = False) -> Iterator[Entry]:
+    """What matches, oldest first unless `newest`; streamed, so that millions of rows need no memory."""
+    query = _where(select(Audit, AuditLink.position, AuditLink.digest).outerjoin_from(Audit, AuditLink, _SAME), wanted)
+    query = query.order_by(Audit.id.desc() if newest else Audit.id)
+    if limit is not None:
+        query = query.limit(limit)
+    with session.execute(query, execution_options={"yield_per": 500}) as found:
+        for row, position, digest in found:
+            yield entry(row, position, digest or "")
+            # Else the session would keep every row it has given out.
+            session.expunge(row)
+
+
+def entry(row: Audit, position: int | None = None, digest: str = "") -> Entry:
+    """The row as a value."""
+    return Entry(row.id, row.at, row.event, row.outcome, row.actor, row.subject, dict(row.detail), position, digest)
+
+
+def latest(session: Session, event: Event, actor: str) -> Entry | None:
+    """The last entry of that kind by that actor."""
+    return next(entries(session, Wanted(events=(event,), actor=actor), limit=1, newest=True), None)
+
+
+_SAME = AuditLink.audit_id == Audit.id
+_Rows = Select[Audit, int, str]
+
+
+def _where(query: _Rows, wanted: Wanted) -> _Rows:
+    if wanted.events:
+        query = query.where(Audit.event.in_(list(wanted.events)))
+    for column, value in (
+        (Audit.actor, wanted.actor),
+        (Audit.subject, wanted.subject),
+        (Audit.outcome, wanted.outcome),
+    ):
+        if value:
+            query = query.where(column == value)
+    if wanted.since is not None:
+        query = query.where(Audit.at >= wanted.since)
+    if wanted.until is not None:
+        query = query.where(Audit.at < wanted.until)
+    return query
+
+
+def _clean(value: Any) -> Any:
+    if isinstance(value, str):
+        return clean(value)
+    if isinstance(value, dict):
+        return {clean(str(key)): _clean(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_clean(one) for one in value]
+    return value

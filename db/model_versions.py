@@ -15,6 +15,7 @@ from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from db import audit
+from db.audit_events import Event, Outcome
 from db.errors import ConflictError, IllegalTransition, RefusedError
 from db.states import ModelState
 from db.tables import ModelVersion
@@ -236,7 +237,14 @@ def _no_such(session: Session, model_id: str, version: str) -> str:
 
 
 def _note(
-    session: Session, event: str, model_id: str, version: str, actor: str, *, outcome: str = "success", **detail: Any
+    session: Session,
+    event: Event,
+    model_id: str,
+    version: str,
+    actor: str,
+    *,
+    outcome: Outcome = "success",
+    **detail: Any,
 ) -> None:
     audit.note(session, event, actor=actor, subject=f"{model_id} {version}", outcome=outcome, **detail)
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from alembic import context
 
-import db.access_tables  # noqa: F401 - its tables belong to the metadata
+import db.access_tables
+import db.audit_tables  # noqa: F401 - the tables of both belong to the metadata
 from db.tables import Base
 
 connection = context.config.attributes["connection"]

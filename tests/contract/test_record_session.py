@@ -99,7 +99,7 @@ def test_writers_take_turns(record: Record) -> None:
     def write(number: int) -> None:
         for k in range(10):
             with record.write() as session:
-                audit.note(session, "turn", actor=f"thread {number}", subject=str(k))
+                audit.note(session, "job_retried", actor=f"thread {number}", subject=str(k))
 
     race(4, write)
     with record.read() as session:

@@ -1,0 +1,64 @@
+"""Every event the audit trail knows, by name. A name outside of this list does not pass the type checker.
+
+What each of them is to a collector, in the words of DICOM PS3.15 A.5, stands in `node/audit/catalogue.py`.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+Outcome = Literal["success", "warning", "failure"]
+
+Event = Literal[
+    # The node and its settings.
+    "application_started",
+    "application_stopped",
+    "settings_changed",
+    # Associations and images.
+    "association_rejected",
+    "receiving_begun",
+    "instances_received",
+    "instance_refused",
+    "patient_mismatch",
+    "study_routed",
+    # Work and its results.
+    "job_finished",
+    "job_parked",
+    "job_retried",
+    "sending_begun",
+    "result_sent",
+    "delivery_dead",
+    "delivery_retried",
+    # Models.
+    "model_installed",
+    "model_validated",
+    "model_activated",
+    "model_rolled_back",
+    "model_shadowed",
+    "model_retired",
+    # People and programs.
+    "login",
+    "logout",
+    "access_denied",
+    "user_created",
+    "user_password_changed",
+    "user_roles_changed",
+    "user_disabled",
+    "user_enabled",
+    "user_locked",
+    "api_key_created",
+    "api_key_revoked",
+    # What people saw and took away.
+    "patients_shown",
+    "study_viewed",
+    "report_viewed",
+    "study_exported",
+    # What was deleted.
+    "study_deleted",
+    "instances_deleted",
+    # The audit trail itself.
+    "audit_used",
+    "audit_pruned",
+]
+
+EVENTS: tuple[str, ...] = get_args(Event)
