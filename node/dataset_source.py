@@ -8,11 +8,11 @@ from __future__ import annotations
 import io
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from tempfile import SpooledTemporaryFile
-from typing import IO, BinaryIO
+from typing import IO, BinaryIO, Protocol
 
 from db.errors import RefusedError
 
@@ -22,6 +22,7 @@ DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN = "1.2.840.10008.1.2.1.99"
 EXPLICIT_VR_BIG_ENDIAN = "1.2.840.10008.1.2.2"
 
 MOST_INFLATED_BYTES = 512 << 20
+UNKNOWN_SIZE = 1 << 63
 
 LONG_VRS = frozenset({b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"})
 """VRs whose explicit header has a length of 32 bits (PS3.5 section 7.1.2)."""
@@ -36,15 +37,70 @@ class HeaderError(RefusedError):
     """The bytes are no complete DICOM dataset; the same bytes will never be."""
 
 
+class ByteSource(Protocol):
+    """As much of a binary file as following a dataset needs."""
+
+    def read(self, count: int, /) -> bytes:
+        """``count`` bytes, or fewer at the end."""
+
+    def seek(self, position: int, /) -> int:
+        """Go on from there."""
+
+
+class ForwardFile:
+    """Bytes that come in pieces, read once from front to back; each piece need only be valid until the next is asked
+    for.
+    """
+
+    def __init__(self, pieces: Iterable[bytes | memoryview]) -> None:
+        self._pieces = iter(pieces)
+        self._piece: bytes | memoryview = b""
+        self._start = 0
+        self._position = 0
+
+    def read(self, count: int, /) -> bytes:
+        """``count`` bytes, or fewer at the end."""
+        offset = self._position - self._start
+        if offset + count > len(self._piece):
+            parts = [bytes(self._piece[offset:])]
+            have = len(parts[0])
+            while have < count and (piece := next(self._pieces, b"")):
+                parts.append(bytes(piece))
+                have += len(piece)
+            self._piece, self._start, offset = b"".join(parts), self._position, 0
+        data = bytes(self._piece[offset : offset + count])
+        self._position += len(data)
+        return data
+
+    def seek(self, position: int, /) -> int:
+        """Go on from there: anywhere ahead, or back within the piece in hand.
+
+        Raises:
+            HeaderError: the bytes end before.
+        """
+        if position < self._start:
+            raise ValueError("what has been read is gone")
+        while position > self._start + len(self._piece):
+            piece = next(self._pieces, b"")
+            if not piece:
+                raise truncated(position - self._start - len(self._piece))
+            self._start += len(self._piece)
+            self._piece = piece
+        self._position = position
+        return position
+
+
 @dataclass(frozen=True)
 class RawDataset:
     """An open dataset: inflated, its encoding known. Offsets count from the start of ``file``.
+
+    size: in bytes; `UNKNOWN_SIZE` where they are still coming.
 
     transfer_syntax: as the file meta information or the caller says; where neither does, the native syntax that the
     first element shows.
     """
 
-    file: IO[bytes]
+    file: ByteSource
     start: int
     size: int
     transfer_syntax: str
@@ -88,10 +144,25 @@ def open_dataset(
     if syntax == DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN:
         file.seek(start)
         with SpooledTemporaryFile(max_size=_SPOOL_BYTES) as inflated:
-            inflated_size = _inflate(file, inflated, max_inflate_bytes)
-            yield _recognise(inflated, 0, inflated_size, syntax)
+            for piece in _inflated(file, max_inflate_bytes):
+                inflated.write(piece)
+            yield _recognise(inflated, 0, inflated.tell(), syntax)
     else:
         yield _recognise(file, start, size, syntax)
+
+
+def open_stream(
+    pieces: Iterable[bytes | memoryview], transfer_syntax: str, max_inflate_bytes: int = MOST_INFLATED_BYTES
+) -> RawDataset:
+    """The bare bytes of a C-STORE while they come; to be followed once, from front to back, in bounded memory.
+
+    Raises:
+        HeaderError: no dataset; a deflated one that is broken or too large shows while it is followed.
+    """
+    file = ForwardFile(pieces)
+    if transfer_syntax == DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN:
+        file = ForwardFile(_inflated(file, max_inflate_bytes))
+    return _recognise(file, 0, UNKNOWN_SIZE, transfer_syntax)
 
 
 def _after_preamble(file: IO[bytes]) -> int:
@@ -120,7 +191,7 @@ def _after_meta(file: IO[bytes], start: int, size: int) -> tuple[int, str]:
     return position, syntax
 
 
-def _recognise(file: IO[bytes], start: int, size: int, syntax: str) -> RawDataset:
+def _recognise(file: ByteSource, start: int, size: int, syntax: str) -> RawDataset:
     """Trust the first element over the transfer syntax about explicit and implicit VR, as writers confuse them."""
     file.seek(start)
     first = file.read(6)
@@ -142,10 +213,10 @@ def _plausible_first_group(group: int) -> bool:
     return group <= 0x0028 or group == 0x300A
 
 
-def _inflate(source: IO[bytes], target: IO[bytes], most_bytes: int) -> int:
-    """Raw deflate stream (PS3.5 A.5) from ``source`` into ``target``; the number of bytes written."""
+def _inflated(source: ByteSource, most_bytes: int) -> Iterator[bytes]:
+    """What a raw deflate stream (PS3.5 A.5) holds, a megabyte at most at a time."""
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)
-    written = 0
+    given = 0
     while not inflater.eof:
         chunk = inflater.unconsumed_tail or source.read(_CHUNK_BYTES)
         if not chunk:
@@ -154,8 +225,8 @@ def _inflate(source: IO[bytes], target: IO[bytes], most_bytes: int) -> int:
             plain = inflater.decompress(chunk, 16 * _CHUNK_BYTES)
         except zlib.error as error:
             raise HeaderError("malformed: the deflated dataset cannot be inflated") from error
-        written += len(plain)
-        if written > most_bytes:
+        given += len(plain)
+        if given > most_bytes:
             raise HeaderError(f"too large: the deflated dataset is longer than {most_bytes} bytes when inflated")
-        target.write(plain)
-    return written
+        if plain:
+            yield plain

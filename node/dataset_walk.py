@@ -6,10 +6,12 @@ stack nor keep the listener busy. Encoding rules: PS3.5 section 7 and annex A.4.
 
 from __future__ import annotations
 
+import io
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import lru_cache
+from types import MappingProxyType
 from typing import NamedTuple
 
 from pydicom.datadict import dictionary_VR
@@ -28,7 +30,9 @@ _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 
 
 class Element(NamedTuple):
-    """One top-level element. ``vr`` is "" in implicit VR; ``length`` is as declared; ``end`` is past its last byte."""
+    """One top-level element. ``vr`` is "" in implicit VR; ``length`` is as declared; ``end`` is past its last byte;
+    ``value`` is there where it was to be kept and is not too long.
+    """
 
     tag: int
     vr: str
@@ -36,6 +40,7 @@ class Element(NamedTuple):
     value_start: int
     length: int
     end: int
+    value: bytes | None = None
 
 
 class _Frame(NamedTuple):
@@ -50,8 +55,12 @@ class _Frame(NamedTuple):
 _CLOSED = _Frame(False, False, -1)
 
 
-def walk(dataset: RawDataset, stop_at_pixels: bool = False) -> Iterator[Element]:
+def walk(
+    dataset: RawDataset, stop_at_pixels: bool = False, keep: Mapping[int, int] = MappingProxyType({})
+) -> Iterator[Element]:
     """Top-level elements in file order; sequences and fragments are stepped through to find their end.
+
+    keep: tags whose values are wanted, and how many bytes of each at most.
 
     With ``stop_at_pixels`` the first element of `PIXEL_TAGS` is the last one given, and its value is not followed: its
     ``end`` is its ``value_start``.
@@ -59,33 +68,33 @@ def walk(dataset: RawDataset, stop_at_pixels: bool = False) -> Iterator[Element]
     Raises:
         HeaderError: an element, item or fragment ends beyond the data, a delimiter is missing, or a limit is passed.
     """
-    return _Walker(dataset).elements(stop_at_pixels)
+    return _Walker(dataset, keep).elements(stop_at_pixels)
 
 
-def first_item(dataset: RawDataset, sequence: Element, most_bytes: int = 1 << 16) -> dict[int, bytes]:
-    """Values by tag of a sequence's first item, those longer than ``most_bytes`` left out; {} where it has no item.
+def first_item(dataset: RawDataset, sequence: Element, keep: Mapping[int, int]) -> dict[int, bytes]:
+    """Values by tag of the first item of a sequence whose value was kept; {} where it has no item.
 
     Raises:
         HeaderError: as `walk`.
     """
-    if sequence.end - sequence.value_start < 8:
+    value = sequence.value or b""
+    if len(value) < 8:
         return {}
-    order = ">" if dataset.big_endian else "<"
-    group, element, length = struct.unpack(order + "HHL", dataset.read(sequence.value_start, 8))
+    group, element, length = struct.unpack_from((">" if dataset.big_endian else "<") + "HHL", value)
     if group << 16 | element != _ITEM:
         return {}
-    start = sequence.value_start + 8
-    end = sequence.end if length == UNDEFINED_LENGTH else min(start + length, sequence.end)
-    return {
-        inner.tag: dataset.read(inner.value_start, inner.end - inner.value_start)
-        for inner in walk(replace(dataset, start=start, size=end))
-        if inner.end - inner.value_start <= most_bytes
-    }
+    end = len(value) if length == UNDEFINED_LENGTH else min(8 + length, len(value))
+    item = replace(dataset, file=io.BytesIO(value), start=8, size=end)
+    return {inner.tag: inner.value for inner in walk(item, keep=keep) if inner.value is not None}
 
 
 class _Walker:
-    def __init__(self, dataset: RawDataset) -> None:
+    def __init__(self, dataset: RawDataset, keep: Mapping[int, int]) -> None:
         self._file = dataset.file
+        self._keep = keep
+        # The bytes of the element that is being followed, where they are wanted and not too many.
+        self._kept: bytearray | None = None
+        self._most_kept = 0
         self._size = dataset.size
         self._position = dataset.start
         self._implicit = dataset.implicit_vr
@@ -106,17 +115,23 @@ class _Walker:
             if stop_at_pixels and tag in PIXEL_TAGS:
                 yield Element(tag, vr.decode("ascii"), start, value_start, length, value_start)
                 return
+            if tag in self._keep:
+                self._kept, self._most_kept = bytearray(), self._keep[tag]
             self._pass(tag, vr, length)
-            yield Element(tag, vr.decode("ascii"), start, value_start, length, self._position)
+            value = None if self._kept is None else bytes(self._kept)
+            self._kept = None
+            yield Element(tag, vr.decode("ascii"), start, value_start, length, self._position, value)
             # Whoever consumes the walk may have read from the same file.
             self._file.seek(self._position)
 
     def _at_end(self) -> bool:
         left = self._size - self._position
-        if left >= 8:
+        tail = self._file.read(min(left, 8))
+        self._file.seek(self._position)
+        if len(tail) == 8:
             return False
         # Some writers pad files; zeros too short for an element are no loss.
-        if any(self._file.read(left)):
+        if any(tail):
             raise HeaderError("truncated: the data ends inside an element's header")
         return True
 
@@ -196,11 +211,24 @@ class _Walker:
         if len(data) < count:
             raise HeaderError("truncated: the data ends inside an element's header")
         self._position += count
+        if self._kept is not None:
+            self._keep_more(data)
         return data
 
     def _skip(self, count: int) -> None:
-        self._position = self._within(count)
-        self._file.seek(self._position)
+        end = self._within(count)
+        if self._kept is not None and len(self._kept) + count <= self._most_kept:
+            self._keep_more(self._file.read(count))
+        else:
+            self._kept = None
+        self._file.seek(end)
+        self._position = end
+
+    def _keep_more(self, data: bytes) -> None:
+        if self._kept is not None and len(self._kept) + len(data) <= self._most_kept:
+            self._kept += data
+        else:
+            self._kept = None
 
 
 @lru_cache(maxsize=4096)

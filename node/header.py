@@ -7,6 +7,7 @@ warning that could carry a patient's name into a log.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any, BinaryIO
 from pydicom.charset import decode_bytes, python_encoding
 from pydicom.valuerep import PN_DELIMS
 
-from node.dataset_source import MOST_INFLATED_BYTES, HeaderError, RawDataset, open_dataset
+from node.dataset_source import MOST_INFLATED_BYTES, HeaderError, RawDataset, open_dataset, open_stream
 from node.dataset_walk import PIXEL_TAGS, Element, first_item, walk
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "HeaderError",
     "check_complete",
     "examine",
+    "examine_stream",
     "facts",
     "header_facts",
     "read_file",
@@ -84,15 +86,16 @@ _BINARY_INTEGERS = {
     "bits_stored": 0x00280101,
 }
 _CHARACTER_SET, _PATIENT_AGE, _VIEW_POSITION, _IMAGE_LATERALITY = 0x00080005, 0x00101010, 0x00185101, 0x00200062
-_WANTED = frozenset(
-    {
-        *_TEXT.values(),
-        *_SEVERAL.values(),
-        *_TEXT_INTEGERS.values(),
-        *_BINARY_INTEGERS.values(),
-        *(_CHARACTER_SET, _PATIENT_AGE, _VIEW_POSITION, _IMAGE_LATERALITY),
-    }
+_TAGS = (
+    *_TEXT.values(),
+    *_SEVERAL.values(),
+    *_TEXT_INTEGERS.values(),
+    *_BINARY_INTEGERS.values(),
+    *(_CHARACTER_SET, _PATIENT_AGE, _VIEW_POSITION, _IMAGE_LATERALITY),
 )
+_WANTED = {**dict.fromkeys(_TAGS, _MOST_VALUE_BYTES), _VIEW_CODE_SEQUENCE: 1 << 16}
+_CODE_MEANING = 0x00080104
+_VIEW_CODE = {_CODE_MEANING: _MOST_VALUE_BYTES}
 
 
 @dataclass(frozen=True)
@@ -176,7 +179,21 @@ def examine(
             a cut between two elements leaves.
     """
     with open_dataset(source, transfer_syntax, max_inflate_bytes) as dataset:
-        header = _header(dataset, whole=True)
+        return _examined(dataset)
+
+
+def examine_stream(
+    pieces: Iterable[bytes | memoryview], transfer_syntax: str, max_inflate_bytes: int = MOST_INFLATED_BYTES
+) -> Header:
+    """`examine` for the bare bytes of a C-STORE while they come: asks for a piece when it needs one.
+
+    Padding behind the last element may be left over. Raises HeaderError as `examine`.
+    """
+    return _examined(open_stream(pieces, transfer_syntax, max_inflate_bytes))
+
+
+def _examined(dataset: RawDataset) -> Header:
+    header = _header(dataset, whole=True)
     if header.rows and header.columns and header.samples_per_pixel and not header.has_pixels:
         raise HeaderError("truncated: an image without pixel data")
     return header
@@ -271,14 +288,14 @@ def _header(dataset: RawDataset, whole: bool) -> Header:
     raw: dict[int, bytes] = {}
     view_code: Element | None = None
     has_pixels = False
-    for element in walk(dataset, stop_at_pixels=not whole):
+    for element in walk(dataset, stop_at_pixels=not whole, keep=_WANTED):
         if element.tag in PIXEL_TAGS:
             has_pixels = True
-        elif element.tag in _WANTED and element.end - element.value_start <= _MOST_VALUE_BYTES:
-            raw[element.tag] = dataset.read(element.value_start, element.end - element.value_start)
         elif element.tag == _VIEW_CODE_SEQUENCE:
             view_code = element
-    return _assemble(dataset, raw, {} if view_code is None else first_item(dataset, view_code), has_pixels)
+        elif element.value is not None:
+            raw[element.tag] = element.value
+    return _assemble(dataset, raw, {} if view_code is None else first_item(dataset, view_code, _VIEW_CODE), has_pixels)
 
 
 def _assemble(dataset: RawDataset, raw: dict[int, bytes], view_code: dict[int, bytes], has_pixels: bool) -> Header:
@@ -337,7 +354,7 @@ def _binary_integer(raw: bytes, order: Any) -> int | None:
 def _view(view_position: str, view_code: dict[int, bytes], encodings: list[str]) -> str:
     if view_position:
         return view_position
-    meaning = re.sub(r"[^a-z]", "", _text(view_code.get(0x00080104, b""), encodings).lower())
+    meaning = re.sub(r"[^a-z]", "", _text(view_code.get(_CODE_MEANING, b""), encodings).lower())
     return _VIEWS_BY_MEANING.get(meaning, "")
 
 

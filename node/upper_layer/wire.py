@@ -1,0 +1,160 @@
+"""PDUs from and to a socket (PS3.8 section 9.3): each has to come within its time, and no memory is taken on a
+peer's word.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+import time
+
+from node.upper_layer.states import Pdu
+
+# 128 contexts with 40 transfer syntaxes each take half of it.
+_MOST_OTHER_BYTES = 1 << 18
+_STEP_BYTES = 1 << 14
+_HEADER = struct.Struct(">BxL")
+# Senders that keep Nagle's algorithm wait for an acknowledgement between command and data set, which Linux delays by
+# 40 ms. The option has to be set anew for each read.
+_QUICKACK: int | None = getattr(socket, "TCP_QUICKACK", None)
+
+
+class PeerGone(Exception):
+    """The connection is closed, reset, or was too slow; nobody is left to be told."""
+
+
+class TooSlow(PeerGone):
+    """The peer is still there, but silent beyond its time."""
+
+
+class ProtocolError(Exception):
+    """The peer broke PS3.8; carries the reason of the A-ABORT (table 9-26)."""
+
+    NOT_SPECIFIED, UNRECOGNISED_PDU, UNEXPECTED_PDU = 0, 1, 2
+    UNRECOGNISED_PARAMETER, UNEXPECTED_PARAMETER, INVALID_VALUE = 4, 5, 6
+
+    def __init__(self, reason: int, what: str) -> None:
+        super().__init__(what)
+        self.reason = reason
+
+
+class Wire:
+    """One connection. P-DATA bodies share one buffer: each is valid until the next read.
+
+    max_pdu_bytes: as offered to the peer (PS3.8 D.1), hence the longest P-DATA body. pdu_s: for the rest of a PDU once
+    it has begun. send_s: for a whole message out.
+    """
+
+    def __init__(self, connection: socket.socket, max_pdu_bytes: int, pdu_s: float, send_s: float) -> None:
+        self._connection = connection
+        self._most = max_pdu_bytes
+        self._pdu_s = pdu_s
+        self._send_s = send_s
+        self._header = bytearray(_HEADER.size)
+        self._buffer: memoryview | None = None
+
+    def read(self, wait_s: float, until: float | None = None) -> tuple[Pdu, memoryview]:
+        """The next PDU's type and body.
+
+        Args:
+            wait_s: seconds for its first byte.
+            until: on the monotonic clock; ends it all, whatever the other limits.
+
+        Raises:
+            PeerGone, TooSlow: as they say.
+            ProtocolError: the PDU announces more than is allowed; none of it has been read.
+        """
+        header = memoryview(self._header)
+        self._fill(header[:1], _earlier(time.monotonic() + wait_s, until))
+        deadline = _earlier(time.monotonic() + self._pdu_s, until)
+        self._fill(header[1:], deadline)
+        kind, length = _HEADER.unpack(header)
+        if kind == Pdu.P_DATA:
+            if length > self._most:
+                raise ProtocolError(ProtocolError.INVALID_VALUE, f"a P-DATA PDU of {length} bytes is announced")
+            if self._buffer is None:
+                self._buffer = memoryview(bytearray(self._most))
+            body = self._buffer[:length]
+            self._fill(body, deadline)
+            return Pdu.P_DATA, body
+        known = Pdu(kind) if kind in Pdu.__members__.values() else Pdu.UNKNOWN
+        if length > _MOST_OTHER_BYTES:
+            raise ProtocolError(ProtocolError.INVALID_VALUE, f"a PDU of {length} bytes is announced")
+        return known, self._grow(length, deadline)
+
+    def send(self, data: bytes) -> None:
+        """Raises PeerGone where the peer does not take it in time."""
+        try:
+            self._connection.settimeout(self._send_s)
+            self._connection.sendall(data)
+        except OSError as error:
+            raise PeerGone(f"nothing can be sent ({type(error).__name__})") from error
+
+    def drain(self, for_s: float) -> None:
+        """Take and forget what comes until the peer closes, so that the answer on its way to it is not torn down."""
+        scrap = memoryview(bytearray(_STEP_BYTES))
+        deadline = time.monotonic() + for_s
+        try:
+            self._connection.settimeout(for_s)
+            self._connection.shutdown(socket.SHUT_WR)
+            while (left := deadline - time.monotonic()) > 0:
+                self._connection.settimeout(left)
+                if not self._connection.recv_into(scrap):
+                    return
+        except OSError:
+            # Whatever ends it, it is over.
+            return
+
+    def _fill(self, target: memoryview, deadline: float) -> None:
+        connection = self._connection
+        got, size = 0, len(target)
+        try:
+            if _QUICKACK is not None:
+                connection.setsockopt(socket.IPPROTO_TCP, _QUICKACK, 1)
+            while got < size:
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    raise TooSlow("the rest of a message did not come in time")
+                connection.settimeout(left)
+                count = connection.recv_into(target[got:])
+                if not count:
+                    raise PeerGone("the peer closed the connection")
+                got += count
+        except TimeoutError as error:
+            raise TooSlow("nothing came in time") from error
+        except OSError as error:
+            raise PeerGone(f"the connection is lost ({type(error).__name__})") from error
+
+    def _grow(self, length: int, deadline: float) -> memoryview:
+        """A body whose memory grows with what has come."""
+        body = bytearray()
+        while len(body) < length:
+            step = memoryview(bytearray(min(_STEP_BYTES, length - len(body))))
+            self._fill(step, deadline)
+            body += step
+        return memoryview(body)
+
+
+def _earlier(deadline: float, until: float | None) -> float:
+    return deadline if until is None else min(deadline, until)
+
+
+def abort(source: int, reason: int) -> bytes:
+    """An A-ABORT PDU (PS3.8 9.3.8). source: 0 service user, 2 service provider."""
+    return struct.pack(">BxLxxBB", Pdu.ABORT, 4, source, reason if source else 0)
+
+
+def reject(result: int, source: int, diagnostic: int) -> bytes:
+    """An A-ASSOCIATE-RJ PDU (PS3.8 9.3.4)."""
+    return struct.pack(">BxLxBBB", Pdu.ASSOCIATE_RJ, 4, result, source, diagnostic)
+
+
+def release_response() -> bytes:
+    """An A-RELEASE-RP PDU (PS3.8 9.3.7)."""
+    return struct.pack(">BxL4x", Pdu.RELEASE_RP, 4)
+
+
+def data(context_id: int, value: bytes, *, command: bool) -> bytes:
+    """A P-DATA-TF PDU with one value, the last fragment of its kind (PS3.8 9.3.5, E.2)."""
+    control = 0x03 if command else 0x02
+    return struct.pack(">BxLLBB", Pdu.P_DATA, len(value) + 6, len(value) + 2, context_id, control) + value
