@@ -11,7 +11,7 @@ from fastapi.responses import HTMLResponse
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from node.web.identity import Principal
-from node.web.wording import duration, moment
+from node.web.wording import duration, minute, moment, person_name
 
 FOLDER = Path(__file__).parent
 STATIC = FOLDER / "static"
@@ -30,6 +30,8 @@ class Pages:
         )
         self._environment.filters["moment"] = moment
         self._environment.filters["duration"] = duration
+        self._environment.filters["minute"] = minute
+        self._environment.filters["person_name"] = person_name
         self._environment.globals["static"] = _versioned({path.name: path for path in STATIC.iterdir()})
 
     def render(

@@ -12,6 +12,20 @@ def moment(value: datetime | None) -> str:
     return "\N{EN DASH}" if value is None else value.strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
+def minute(value: datetime) -> str:
+    """`2026-03-01 12:00 UTC`."""
+    return value.strftime("%Y-%m-%d %H:%M UTC")
+
+
+def person_name(value: str) -> str:
+    """A value of VR PN (PS3.5 section 6.2.1) in reading order: `Doe^Jane^^Dr` is `Doe, Jane, Dr`.
+
+    Each group (alphabetic, ideographic, phonetic) keeps its place, parted by a slash.
+    """
+    groups = [", ".join(part.strip() for part in group.split("^") if part.strip()) for group in value.split("=")]
+    return " / ".join(group for group in groups if group)
+
+
 def duration(seconds: float) -> str:
     """The two largest units: `2 d 3 h`, `1 h 5 min`, `40 s`."""
     whole = max(0, int(seconds))

@@ -1,0 +1,203 @@
+"""The pages in a real browser: log-in, live worklist, keyboard, narrow screens, accessibility by axe."""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+from db import users
+from node.settings import Settings
+from node.web.server import serve_until
+from tests.support.processes import free_port, program
+from tests.support.web import PASSWORD, Site
+from tests.support.web_studies import HOSTILE, Made, read_study, refused_study, send_all, waiting_study
+
+pytestmark = pytest.mark.e2e
+
+WCAG = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Browser]:
+    path = program("chromium", "chromium")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+class Ward:
+    """A served node with one study that is read and one that is refused."""
+
+    def __init__(self, site: Site) -> None:
+        self.site = site
+        self.url = f"http://127.0.0.1:{site.settings.web_port}"
+        site.add("ada", "radiologist")
+        self.read = self.add_read(1, priority="stat", accession_number="ACC-1")
+        self.refused = refused_study(
+            site.record, site.settings.data_dir, 2, "lateral view (ViewPosition LL)", patient_name=HOSTILE
+        )
+
+    def add_read(self, number: int, **options: Any) -> Made:
+        return read_study(self.site.record, self.site.settings.data_dir, number, **options)
+
+
+@pytest.fixture
+def ward(tmp_path: Path) -> Iterator[Ward]:
+    site = Site(tmp_path)
+    site.settings = Settings(data_dir=tmp_path, web_port=free_port())
+    stop, ready = threading.Event(), threading.Event()
+    thread = threading.Thread(target=serve_until, args=(site.settings, site.record, ready.set, stop))
+    thread.start()
+    try:
+        assert ready.wait(20)
+        yield Ward(site)
+    finally:
+        stop.set()
+        thread.join(20)
+        site.record.close()
+    assert not thread.is_alive()
+
+
+@pytest.fixture
+def page(chromium: Browser) -> Iterator[Page]:
+    context = chromium.new_context()
+    context.set_default_timeout(10_000)
+    opened = context.new_page()
+    complaints: list[str] = []
+    opened.on("console", lambda said: complaints.append(said.text) if said.type == "error" else None)
+    opened.on("pageerror", lambda error: complaints.append(str(error)))
+    yield opened
+    context.close()
+    # The status of a refused page is told there too, which the test itself asked for.
+    assert [said for said in complaints if "status of 4" not in said] == []
+
+
+def log_in(page: Page, ward: Ward) -> None:
+    page.goto(ward.url)
+    page.get_by_label("Name").fill("ada")
+    page.get_by_label("Password").fill(PASSWORD)
+    page.get_by_role("button", name="Log in").click()
+    expect(page.get_by_role("heading", name="Worklist")).to_be_visible()
+
+
+def violations(page: Page) -> list[str]:
+    found = Axe().run(page, options={"runOnly": WCAG}).response["violations"]
+    return [f"{one['id']}: {[node['html'][:120] for node in one['nodes']]}" for one in found]
+
+
+def test_a_person_logs_in_looks_and_logs_out(page: Page, ward: Ward) -> None:
+    page.goto(f"{ward.url}/studies/{ward.read.study}")
+    page.get_by_label("Name").fill("ada")
+    page.get_by_label("Password").fill("not the password")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("alert")).to_contain_text("wrong")
+    page.get_by_label("Name").fill("ada")
+    page.get_by_label("Password").fill(PASSWORD)
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("heading", name="Doe, Jane")).to_be_visible()
+    assert page.evaluate("document.cookie") == ""
+    page.get_by_role("button", name="Log out").click()
+    expect(page).to_have_url(f"{ward.url}/login")
+    page.go_back()
+    expect(page.get_by_role("button", name="Log in", exact=True)).to_be_visible()
+
+
+def test_the_list_renews_itself_and_keeps_its_filters(page: Page, ward: Ward) -> None:
+    log_in(page, ward)
+    rows = page.get_by_role("table").get_by_role("row")
+    expect(rows).to_have_count(3)
+    page.get_by_label("Priority").select_option("stat")
+    page.get_by_role("button", name="Filter").click()
+    expect(page).to_have_url(re.compile("priority=stat"))
+    expect(rows).to_have_count(2)
+    link = page.get_by_role("link", name=re.compile(ward.read.study))
+    link.focus()
+    with page.expect_response("**/?*priority=stat*"):
+        waiting_study(ward.site.record, ward.site.settings.data_dir, 3, priority="stat", patient_name="New^Patient")
+    expect(page.get_by_text("New, Patient")).to_be_visible()
+    expect(page.get_by_role("status")).to_contain_text("renewed")
+    expect(link).to_be_focused()
+    waiting_study(ward.site.record, ward.site.settings.data_dir, 4, priority="routine", patient_name="Not^Wanted")
+    with ward.site.record.write() as session:
+        send_all(session, ward.read.job)
+    expect(page.get_by_text("2 confirmed")).to_be_visible()
+    expect(page.get_by_text("Not, Wanted")).to_have_count(0)
+
+
+def test_an_ended_session_shows_the_log_in(page: Page, ward: Ward) -> None:
+    log_in(page, ward)
+    with ward.site.record.write() as session:
+        users.disable(session, "ada", actor="test")
+    expect(page.get_by_role("button", name="Log in", exact=True)).to_be_visible()
+
+
+def test_the_map_fades_in_over_the_image(page: Page, ward: Ward) -> None:
+    log_in(page, ward)
+    page.get_by_role("link", name=re.compile(ward.read.study)).click()
+    image, drawn = page.locator(".stack img").first, page.locator(".stack .map")
+    expect(drawn).to_have_css("opacity", "0")
+    for one in (image, drawn):
+        page.wait_for_function("image => image.complete && image.naturalWidth > 0", arg=one.element_handle())
+    slider = page.get_by_role("slider", name="Heat map")
+    slider.focus()
+    page.keyboard.press("End")
+    expect(drawn).to_have_css("opacity", "1")
+    expect(slider).to_have_attribute("aria-valuetext", "100 percent")
+    assert image.bounding_box() == pytest.approx(drawn.bounding_box(), abs=1.5)
+    page.get_by_label("Window centre").fill("100")
+    page.get_by_label("Window width").fill("50")
+    page.get_by_role("button", name="Apply").click()
+    expect(page).to_have_url(re.compile("centre=100&width=50"))
+    expect(image).to_have_attribute("src", re.compile("centre=100"))
+
+
+def test_hostile_names_do_nothing(page: Page, ward: Ward) -> None:
+    page.on("dialog", lambda dialog: pytest.fail(f"a script ran: {dialog.message}"))
+    log_in(page, ward)
+    expect(page.get_by_text("<script>document.title")).to_be_visible()
+    page.goto(f"{ward.url}/studies/{ward.refused.study}")
+    expect(page.get_by_role("heading", level=1)).to_contain_text("<script>document.title")
+    assert page.title() != "owned"
+    assert page.locator("img[src=x]").count() == 0
+
+
+@pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 320)])
+def test_every_page_is_accessible(page: Page, ward: Ward, scheme: Any, width: int) -> None:
+    page.emulate_media(color_scheme=scheme)
+    page.set_viewport_size({"width": width, "height": 800})
+    page.goto(f"{ward.url}/login")
+    found = {"/login": violations(page)}
+    log_in(page, ward)
+    studies = (f"/studies/{ward.read.study}", f"/studies/{ward.refused.study}")
+    report = f"/studies/{ward.read.study}/reports/{ward.read.report}"
+    for path in ("/", *studies, report, "/api/docs", "/nowhere"):
+        page.goto(ward.url + path)
+        found[path] = violations(page)
+        # WCAG 1.4.10: nothing but a table scrolls sideways.
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), (path, width)
+    assert {path: said for path, said in found.items() if said} == {}
+
+
+def test_everything_is_reached_by_keyboard(page: Page, ward: Ward) -> None:
+    log_in(page, ward)
+    page.keyboard.press("Tab")
+    expect(page.get_by_role("link", name="Skip to content")).to_be_focused()
+    page.keyboard.press("Enter")
+    expect(page.locator("main")).to_be_focused()
+    link = page.get_by_role("link", name=re.compile(ward.read.study))
+    for _ in range(30):
+        page.keyboard.press("Tab")
+        if link.evaluate("link => link === document.activeElement"):
+            break
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("heading", name="Doe, Jane")).to_be_visible()
+    for landmark in ("banner", "main"):
+        expect(page.get_by_role(landmark)).to_have_count(1)  # type: ignore[arg-type]
