@@ -1,4 +1,4 @@
-"""`radnode train` on small data: killed and taken up again, classes, series, and every command of the guide."""
+"""`radnode train` on small data: killed and taken up again, classes, and every command of the guide."""
 
 from __future__ import annotations
 
@@ -149,16 +149,6 @@ def test_classes_become_a_bundle_that_serves(tmp_path: Path) -> None:
     assert len((run / "history.jsonl").read_text().splitlines()) == 12
     assert list((run / "tensorboard").glob("events*"))
     assert "packages" in json.loads((run / "environment.json").read_text())
-
-
-def test_series_are_trained_and_described(tmp_path: Path) -> None:
-    draw_set(tmp_path)
-    # Single images, of which a network of series reads the same slice three times.
-    config = written(tmp_path, {"input": {"slices": 3}})
-    bundle = load_bundle(trained(config, tmp_path / "run"))
-    assert (bundle.manifest.architecture.slices, bundle.manifest.architecture.pooling) == (3, "attention")
-    with np.load(bundle.golden) as golden:
-        assert golden["inputs"].shape == (2, 3, 32, 32, 3)
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from models.contracts import GreyImage, Presence
 from models.errors import GoldenError, NoReadingError, RuntimeUnavailable
 from models.reading import read_image
 from models.registry import Bundle, load_bundle
-from models.runner import Forward, KerasRunner, LiteRtRunner, load_runner
+from models.runner import GOLDEN_TOLERANCE, Forward, KerasRunner, LiteRtRunner, check_golden, load_runner
 from tests.support import bundles
 
 pytestmark = pytest.mark.tensorflow
@@ -71,6 +71,33 @@ def test_other_answers_than_the_golden_ones_are_refused(bundle: Bundle, tmp_path
     bundles.write_manifest(folder, bundles.document(folder))
     with pytest.raises(GoldenError):
         load_runner(load_bundle(folder), "cpu")
+
+
+@pytest.mark.parametrize(
+    ("largest", "off", "fits"), [(0.5, 9e-4, True), (0.5, 2e-3, False), (80, 0.05, True), (80, 0.2, False)]
+)
+def test_what_counts_as_equal_grows_with_the_logits(
+    bundle: Bundle, tmp_path: Path, largest: float, off: float, fits: bool
+) -> None:
+    """Of a network whose logits are large, rounding alone is more than a thousandth."""
+    folder = bundles.hollow_bundle(tmp_path / "large")
+    inputs = np.zeros((1, bundles.SIDE, bundles.SIDE, 3), np.float32)
+    np.savez(folder / "golden.npz", inputs=inputs, logits=np.array([[largest, 0.1]], np.float32))
+    bundles.write_manifest(folder, bundles.document(folder))
+
+    class Answers:
+        head = None
+
+        def run(self, batch: np.ndarray) -> Forward:
+            said = np.array([[largest, 0.1 + off]], np.float32)
+            return Forward(said, np.zeros((1, 2, 2, 1280), np.float32))
+
+    changed = load_bundle(folder)
+    if fits:
+        assert check_golden(changed, Answers()) <= GOLDEN_TOLERANCE
+    else:
+        with pytest.raises(GoldenError, match="off"):
+            check_golden(changed, Answers())
 
 
 def test_a_damaged_cache_is_removed_and_made_again(bundle: Bundle) -> None:

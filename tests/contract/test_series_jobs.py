@@ -1,0 +1,140 @@
+"""Jobs on series of slices, on both databases: one report for the series, and an outcome for every image of it."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from pydicom import dcmread
+
+from db import jobs, listing
+from db.domain import NewInstance, NewJob
+from db.session import Record
+from db.states import Scope
+from models.registry import load_bundle
+from models.runner import load_runner
+from node.header import facts, read_file
+from node.settings import Peer, Settings, Work
+from tests.support import records
+from tests.support.series import lively_series_bundle
+from tests.support.shared import shared_dicom
+from tests.support.validators import dciodvfy
+from workers.loaded import Loaded, LoadedModels
+from workers.pipeline import Worker, run_job
+
+pytestmark = [pytest.mark.tensorflow, pytest.mark.e2e]
+
+CHEST = sorted((shared_dicom() / "ct_chest" / "P001").glob("*.dcm"))[:8]
+
+
+@pytest.fixture(scope="module")
+def loaded(tmp_path_factory: pytest.TempPathFactory) -> Loaded:
+    """Its weights are random; Keras needs no compiling."""
+    folder = tmp_path_factory.mktemp("series-jobs") / "test-model"
+    bundle = load_bundle(lively_series_bundle(folder, runtime={"cpu": "keras", "gpu": "keras"}))
+    return Loaded(bundle, load_runner(bundle, "cpu"))
+
+
+class Preloaded(LoadedModels):
+    """Has the series model, by its id."""
+
+    def __init__(self, settings: Settings, loaded: Loaded) -> None:
+        super().__init__(settings)
+        self._by_id[loaded.bundle.manifest.id] = self._keep(loaded).bundle.identity.bundle_digest
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    peers = {"pacs": Peer(ae_title="MODALITY", host="127.0.0.1")}
+    return Settings(data_dir=tmp_path / "data", peers=peers, work=Work(max_attempts=2))
+
+
+@pytest.fixture
+def worker(settings: Settings, record: Record, loaded: Loaded) -> Worker:
+    return Worker(settings, record, Preloaded(settings, loaded), "host:infer:1")
+
+
+def stored(settings: Settings, path: Path) -> NewInstance:
+    header = read_file(path)
+    relative = Path("instances") / f"{hashlib.sha256(header.sop_instance_uid.encode()).hexdigest()}.dcm"
+    (settings.data_dir / relative).parent.mkdir(parents=True, exist_ok=True)
+    shutil.copy(path, settings.data_dir / relative)
+    return records.image(
+        study=header.study_instance_uid,
+        series_instance_uid=header.series_instance_uid,
+        sop_instance_uid=header.sop_instance_uid,
+        sop_class_uid=header.sop_class_uid,
+        path=relative.as_posix(),
+        facts=facts(header, "MODALITY"),
+        patient_id="",
+    )
+
+
+def queued(record: Record, images: list[NewInstance]) -> str:
+    records.receive(record, *images)
+    view = records.load(record, images[0].study_instance_uid)
+    revision = records.revision(view, scope=Scope.STUDY, jobs=(NewJob("test-model", "routine", ("sender",)),))
+    records.settle(record, view, revision)
+    (job_id,) = records.job_ids(record)
+    return job_id
+
+
+def results(settings: Settings) -> dict[str, bytes]:
+    paths = sorted((settings.data_dir / "results").rglob("*.dcm"))
+    return {str(path): path.read_bytes() for path in paths}
+
+
+def test_a_series_becomes_one_report_and_survives_a_worker_that_loses_its_lease(
+    worker: Worker, record: Record, settings: Settings, loaded: Loaded
+) -> None:
+    job_id = queued(record, [stored(settings, path) for path in CHEST[::-1]])
+
+    class Stolen(Preloaded):
+        """Another worker takes the job over while this one reads."""
+
+        def get(self, model_id: str) -> Loaded:
+            with record.write() as session:
+                jobs.release(session, "host:infer:1")
+            assert records.claim(record, job_id, "host:infer:2", lease_s=-1.0) is not None
+            return super().get(model_id)
+
+    run_job(replace(worker, models=Stolen(settings, loaded)), job_id)
+    written = results(settings)
+    run_job(replace(worker, owner="host:infer:3", settings=settings.model_copy(update={"work": Work()})), job_id)
+    with record.read() as session:
+        (job,) = listing.jobs(session)
+        instances = listing.instances(session)
+        deliveries = listing.deliveries(session)
+    assert job["state"] == "DONE"
+    assert {one["state"] for one in instances} == {"ANALYSED"}
+    assert results(settings) == written
+    made = {path: dcmread(path) for path in written}
+    assert len(deliveries) == len(written) >= 2
+    report = next(one for one in made.values() if one.Modality == "SR")
+    evidence = {
+        ref.ReferencedSOPInstanceUID
+        for study in report.CurrentRequestedProcedureEvidenceSequence
+        for series in study.ReferencedSeriesSequence
+        for ref in series.ReferencedSOPSequence
+    }
+    read = {str(dcmread(path, stop_before_pixels=True).SOPInstanceUID) for path in CHEST}
+    assert len(evidence & read) == 4
+    pictures = {str(one.SOPInstanceUID): one for one in made.values() if one.Modality != "SR"}
+    assert set(pictures) == evidence - read
+    assert {one.SourceImageSequence[0].ReferencedSOPInstanceUID for one in pictures.values()} <= evidence & read
+    assert {path: dciodvfy(Path(path)).errors for path in written} == dict.fromkeys(written, ())
+
+
+def test_a_gap_is_a_reason_and_a_report_that_says_so(worker: Worker, record: Record, settings: Settings) -> None:
+    run_job(worker, queued(record, [stored(settings, path) for path in CHEST if path != CHEST[4]]))
+    with record.read() as session:
+        (job,) = listing.jobs(session)
+        instances = listing.instances(session)
+        (delivery,) = listing.deliveries(session)
+    assert (job["state"], delivery["kind"]) == ("NOT_ANALYSED", "SR")
+    assert job["reason"].startswith("about 1 of 8 slices are missing")
+    assert {one["state"] for one in instances} == {"NOT_ANALYSED"}
+    assert {path: dciodvfy(Path(path)).errors for path in results(settings)} == dict.fromkeys(results(settings), ())
