@@ -27,7 +27,8 @@ def test_every_shipped_plan_parses_and_scales_as_its_backbone_wants(name: str) -
 
 
 def test_the_shipped_plans_are_those_promised() -> None:
-    assert set(PLANS) == {"cxr-covid", "ct-covid", "mr-tumour", "cxr14", "pneumoniamnist", "lung-nodule"}
+    slices = {"ct-covid", "mr-tumour", "lung-nodule"}
+    assert set(PLANS) == {"cxr-covid", "cxr14", "pneumoniamnist", "ct-covid-series"} | slices
     assert not set(PLANS) & set(RECIPES)
 
 
@@ -39,10 +40,18 @@ def test_chest_findings_carry_their_codes_and_doubtful_ones_say_so() -> None:
     assert not labels["pleural_thickening"].code_verified
 
 
-def test_the_untrained_plan_says_so() -> None:
-    plan, text = read_plan(plan_of("lung-nodule"))
+@pytest.mark.parametrize("name", ["lung-nodule", "ct-covid-series"])
+def test_the_untrained_plans_say_so(name: str) -> None:
+    plan, text = read_plan(plan_of(name))
     assert "UNTRAINED" in plan.bundle.limits[0]
     assert text.startswith("# UNTRAINED")
+
+
+def test_the_plan_of_series_says_which_it_takes() -> None:
+    plan, _ = read_plan(plan_of("ct-covid-series"))
+    assert plan.input.series_rules is not None
+    assert (plan.input.slices, plan.input.series_rules.min_slices) == (24, 24)
+    assert read_plan(plan_of("ct-covid"))[0].input.series_rules is None
 
 
 def test_only_plans_of_slices_without_a_side_mirror_them() -> None:
@@ -58,6 +67,8 @@ def test_only_plans_of_slices_without_a_side_mirror_them() -> None:
         ({"network": {"backbone": "resnet9000"}}, "resnet9000"),
         ({"data": {"kind": "excel"}}, "kind excel"),
         ({"input": {"side": 16}}, "no less than 32"),
+        ({"input": {"slices": 1}}, "0 for single images, or 2 and more"),
+        ({"input": {"series": {"min_slices": 4}}}, "series belongs to slices"),
         ({"input": {"window": {"mode": "fixed"}}}, "'center' and 'width'"),
         ({"training": {"loss": {"name": "bce", "gamma": 2.0}}}, "bce does not take gamma"),
         ({"training": {"head": {"epochs": 0}, "finetune": {"epochs": 0}}}, "no phase has an epoch"),
