@@ -21,6 +21,7 @@ import structlog
 from db import deliveries, jobs, schema
 from db.errors import ConfigError
 from db.session import Record
+from node.audit import activity
 from node.broker import start_broker
 from node.identity import owner_prefix
 from node.processes import Child, stop_all, supervise
@@ -37,12 +38,13 @@ def serve(settings: Settings, config_file: Path | None) -> None:
     stopping = _Stop()
     with _data_folder(settings):
         _prepare_record(settings)
-        broker = start_broker(settings) if settings.embedded_broker else None
-        children = _children(settings, config_file)
-        try:
-            supervise([*([broker] if broker else []), *children], stopping, lambda: _announce(settings))
-        finally:
-            _stop(children, broker)
+        with activity.on_record(settings, "node"):
+            broker = start_broker(settings) if settings.embedded_broker else None
+            children = _children(settings, config_file)
+            try:
+                supervise([*([broker] if broker else []), *children], stopping, lambda: _announce(settings))
+            finally:
+                _stop(children, broker)
 
 
 def command(name: str, config_file: Path | None) -> list[str]:
@@ -65,7 +67,7 @@ def _announce(settings: Settings) -> None:
     log.info(
         "ready",
         dicom=f"{settings.ae_title}@{settings.dicom_host}:{settings.dicom_port}",
-        web=f"http://{settings.web_host}:{settings.web_port}",
+        web=settings.web.url(settings.web_host, settings.web_port),
         data_dir=str(settings.data_dir),
     )
 

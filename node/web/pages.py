@@ -10,8 +10,8 @@ from fastapi import Request
 from fastapi.responses import HTMLResponse
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from node.web import wording
 from node.web.identity import Principal
-from node.web.wording import duration, minute, moment, person_name
 
 FOLDER = Path(__file__).parent
 STATIC = FOLDER / "static"
@@ -28,10 +28,8 @@ class Pages:
             trim_blocks=True,
             lstrip_blocks=True,
         )
-        self._environment.filters["moment"] = moment
-        self._environment.filters["duration"] = duration
-        self._environment.filters["minute"] = minute
-        self._environment.filters["person_name"] = person_name
+        for one in (wording.duration, wording.minute, wording.moment, wording.person_name, wording.probability):
+            self._environment.filters[one.__name__] = one
         self._environment.globals["static"] = _versioned({path.name: path for path in STATIC.iterdir()})
 
     def render(

@@ -10,7 +10,6 @@ from db import worklist
 from db.states import DeliveryState, JobState, StudyState
 from db.worklist import JobView, StudyRow
 from node.settings_web import Web
-from node.web.wording import probability
 
 MASKED = "\N{BULLET}" * 6
 # What a person has to know first comes first: a study is as far as its job that needs most.
@@ -43,13 +42,12 @@ _DELIVERY_WORDS = {
 
 @dataclass(frozen=True)
 class Finding:
-    """One label's result. probability: calibrated where the model is; both as text of two decimals."""
+    """One label's result. probability: calibrated where the model is. Both numbers are 0 to 1."""
 
     label: str
     presence: str
-    probability: str
-    threshold: str
-    score: float
+    probability: float
+    threshold: float
     priority: str
 
     @property
@@ -67,8 +65,8 @@ class Line:
     accession: str
     masked: bool
     description: str
-    modalities: str
-    body_parts: str
+    modalities: tuple[str, ...]
+    body_parts: tuple[str, ...]
     priority: str
     age_s: float
     target_s: float
@@ -101,8 +99,8 @@ def line(row: StudyRow, web: Web, now: datetime, *, show_patient: bool) -> Line:
         masked=not show_patient,
         # Peers write names into descriptions too.
         description=row.description if show_patient else "",
-        modalities=", ".join(row.modalities) or "(none)",
-        body_parts=", ".join(row.body_parts),
+        modalities=row.modalities,
+        body_parts=row.body_parts,
         priority=priority,
         age_s=age_s,
         target_s=target_s,
@@ -126,7 +124,7 @@ def findings(job: JobView) -> list[Finding]:
 def top_finding(jobs: list[JobView]) -> Finding | None:
     """A present finding before all others, then the one nearest to, or furthest above, its threshold."""
     all_of_them = [found for job in jobs for found in findings(job)]
-    return max(all_of_them, key=lambda found: (found.present, found.score), default=None)
+    return max(all_of_them, key=lambda found: (found.present, found.probability - found.threshold), default=None)
 
 
 def _finding(one: dict[str, Any]) -> Finding | None:
@@ -136,9 +134,8 @@ def _finding(one: dict[str, Any]) -> Finding | None:
     return Finding(
         label=str(one.get("label", "")),
         presence=str(one.get("presence", "")),
-        probability=probability(float(chance)),
-        threshold=f"{threshold:.2f}",
-        score=float(chance) - float(threshold),
+        probability=float(chance),
+        threshold=float(threshold),
         priority=str(one.get("priority", "")),
     )
 

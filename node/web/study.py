@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import Annotated, Any
 
 from fastapi import Depends, FastAPI, Query, Request, Response
@@ -22,8 +23,8 @@ from node.web.permissions import Permission
 from node.web.problems import Problem
 from node.web.results import ReportLine, drawn_on, report_lines
 from node.web.rows import Finding, findings, line
-from node.web.wording import iso
-from node.web.worklist import as_json, may_show
+from node.web.schemas import DeliveryAnswer, InstanceAnswer, ResultAnswer, RunAnswer, StudyDetailAnswer
+from node.web.worklist import as_answer, may_show
 
 Reader = Annotated[Principal, Depends(Access(Permission.STUDIES_READ))]
 Looker = Annotated[Principal, Depends(Access(Permission.IMAGES_READ))]
@@ -43,6 +44,17 @@ class Run:
     findings: list[Finding]
     refused: list[tuple[str, str]]
     results: list[ResultView]
+
+
+@dataclass(frozen=True)
+class Happened:
+    """One line of the timeline. times: how often in a row."""
+
+    at: datetime
+    event: str
+    outcome: str
+    actor: str
+    times: int = 1
 
 
 @dataclass(frozen=True)
@@ -76,7 +88,7 @@ def show_study(
     context = context_of(request)
     row, images, results = _load(context, uid)
     show = may_show(request, principal, asked=patients == "show")
-    _note_viewed(request, principal, row, show)
+    _note_viewed(request, principal, uid, patient_shown=show)
     shown = next((one for one in images if one.sop_instance_uid == image), None) or next(
         (one for one in images if one.has_pixels), None
     )
@@ -96,7 +108,7 @@ def show_study(
         overlays=_overlays(context, results, shown) if principal.may(Permission.IMAGES_READ) else [],
         centre=centre,
         width=width,
-        history=history,
+        history=_happened(history),
     )
 
 
@@ -106,13 +118,20 @@ def show_report(request: Request, principal: PatientReader, uid: str, sop: str) 
     found = _result(context, uid, sop, _REPORT)
     lines: list[ReportLine] = report_lines(context.settings.data_dir / found.path)
     with context.record.write() as session:
-        audit.note(session, "report_viewed", actor=principal.actor, subject=sop, address=client_of(request).address)
+        audit.note(
+            session,
+            "report_viewed",
+            actor=principal.actor,
+            subject=sop,
+            study=uid,
+            address=client_of(request).address,
+        )
     return context.pages.render("report.html", request, principal=principal, uid=uid, sop=sop, lines=lines)
 
 
 def picture(
     request: Request,
-    _principal: Looker,
+    principal: Looker,
     *,
     uid: str,
     sop: str,
@@ -127,6 +146,7 @@ def picture(
         path = study_details.stored_file(session, uid, sop)
     if path is None:
         raise Problem(404, "no such image was received, or it is set aside")
+    _note_viewed(request, principal, uid, image=sop)
     return _png(context.pictures.make("grey", context.settings.data_dir / path, side, centre, width))
 
 
@@ -142,54 +162,55 @@ def map_picture(request: Request, _principal: Looker, uid: str, sop: str) -> Res
     return _png(context.pictures.make("map", path, source.rows, source.columns))
 
 
-def get_study(request: Request, principal: Reader, uid: str, patients: Shown = "") -> dict[str, Any]:
+def get_study(request: Request, principal: Reader, uid: str, patients: Shown = "") -> StudyDetailAnswer:
     """One study with its runs, findings, reasons, results and deliveries."""
     context = context_of(request)
     row, images, results = _load(context, uid)
     show = may_show(request, principal, asked=patients == "show")
-    _note_viewed(request, principal, row, show)
-    return {
-        **as_json(line(row, context.settings.web, utcnow(), show_patient=show)),
-        "runs": [_run_json(run) for run in _runs(row, results)],
-        "instances": [
-            {
-                "sop_instance_uid": one.sop_instance_uid,
-                "series_instance_uid": one.series_instance_uid,
-                "modality": one.modality,
-                "state": one.state.value,
-                "reason": one.reason,
-                "received_at": iso(one.received_at),
-            }
+    _note_viewed(request, principal, uid, patient_shown=show)
+    told = as_answer(line(row, context.settings.web, utcnow(), show_patient=show))
+    return StudyDetailAnswer(
+        **told,
+        runs=[_run_answer(run) for run in _runs(row, results)],
+        instances=[
+            InstanceAnswer(
+                sop_instance_uid=one.sop_instance_uid,
+                series_instance_uid=one.series_instance_uid,
+                modality=one.modality,
+                state=one.state.value,
+                reason=one.reason,
+                received_at=one.received_at,
+            )
             for one in images
         ],
-    }
+    )
 
 
-def _run_json(run: Run) -> dict[str, Any]:
+def _run_answer(run: Run) -> RunAnswer:
     job = run.job
-    return {
-        "job": job.id,
-        "model": job.model,
-        "model_version": job.model_version,
-        "current": job.current,
-        "state": job.state.value,
-        "reason": job.reason,
-        "priority": job.priority,
-        "revision": job.revision,
-        "finished_at": iso(job.finished_at),
-        "images": worklist.images(job),
-        "results": [
-            {
-                "kind": result.kind,
-                "sop_instance_uid": result.sop_instance_uid,
-                "deliveries": [
-                    {"destination": one.destination, "state": one.state.value, "reason": one.reason}
+    return RunAnswer(
+        job=job.id,
+        model=job.model,
+        model_version=job.model_version,
+        current=job.current,
+        state=job.state.value,
+        reason=job.reason,
+        priority=job.priority,
+        revision=job.revision,
+        finished_at=job.finished_at,
+        images=worklist.images(job),
+        results=[
+            ResultAnswer(
+                kind=result.kind,
+                sop_instance_uid=result.sop_instance_uid,
+                deliveries=[
+                    DeliveryAnswer(destination=one.destination, state=one.state.value, reason=one.reason)
                     for one in result.deliveries
                 ],
-            }
+            )
             for result in run.results
         ],
-    }
+    )
 
 
 def _runs(row: StudyRow, results: list[ResultView]) -> list[Run]:
@@ -248,16 +269,28 @@ def _check(*uids: str) -> None:
         raise Problem(404, "that is no UID")
 
 
-def _note_viewed(request: Request, principal: Principal, row: StudyRow, show: bool) -> None:
+def _note_viewed(request: Request, principal: Principal, uid: str, **detail: Any) -> None:
     with context_of(request).record.write() as session:
         audit.note(
             session,
             "study_viewed",
             actor=principal.actor,
-            subject=row.study_instance_uid,
+            subject=uid,
             address=client_of(request).address,
-            patient_shown=show,
+            **detail,
         )
+
+
+def _happened(history: list[tuple[datetime, str, str, str]]) -> list[Happened]:
+    """The timeline; the same by the same person several times in a row is one line."""
+    lines: list[Happened] = []
+    for at, event, outcome, actor in history:
+        last = lines[-1] if lines else None
+        if last is not None and (last.event, last.outcome, last.actor) == (event, outcome, actor):
+            lines[-1] = replace(last, times=last.times + 1)
+        else:
+            lines.append(Happened(at, event, outcome, actor))
+    return lines
 
 
 def _png(data: bytes) -> Response:

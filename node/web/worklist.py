@@ -20,7 +20,7 @@ from node.web.identity import Principal
 from node.web.permissions import Permission
 from node.web.problems import Problem
 from node.web.rows import Line, line
-from node.web.wording import iso
+from node.web.schemas import StudiesAnswer, StudyAnswer
 
 STATES = ("receiving", "stored", *(state.value.lower() for state in JobState))
 DELIVERIES = tuple(state.value.lower() for state in DeliveryState)
@@ -116,39 +116,38 @@ def show_worklist(request: Request, principal: Reader, wish: Wish) -> Response:
     )
 
 
-def list_studies(request: Request, principal: Reader, wish: Wish) -> dict[str, Any]:
-    """Studies, newest first. `next` is the address of the following page, null at the end."""
+def list_studies(request: Request, principal: Reader, wish: Wish) -> StudiesAnswer:
+    """Studies, newest first."""
     lines, following = _lines(request, wish)
     if wish.show and context_of(request).settings.web.mask_patients:
         _note_shown(request, principal, len(lines))
-    return {
-        "studies": [as_json(one) for one in lines],
-        "next": _address(request, after=following) if following else None,
-    }
+    return StudiesAnswer(
+        studies=[StudyAnswer(**as_answer(one)) for one in lines],
+        next=_address(request, after=following) if following else None,
+    )
 
 
-def as_json(one: Line) -> dict[str, Any]:
-    """A line for programs; what names a patient is null where it is masked."""
-    found = one.finding
+def as_answer(one: Line) -> dict[str, Any]:
+    """A line as the values of a StudyAnswer."""
     return {
         "study_instance_uid": one.uid,
         "patient_name": None if one.masked else one.patient,
         "patient_id": None if one.masked else one.patient_id,
         "accession_number": None if one.masked else one.accession,
         "study_description": None if one.masked else one.description,
-        "modalities": one.modalities,
-        "body_parts": one.body_parts,
+        "modalities": list(one.modalities),
+        "body_parts": list(one.body_parts),
         "priority": one.priority or None,
         "age_s": round(one.age_s, 1),
         "target_s": one.target_s,
         "late": one.late,
         "state": one.state,
         "reason": one.reason,
-        "top_finding": None if found is None else {k: v for k, v in asdict(found).items() if k != "score"},
+        "top_finding": None if one.finding is None else asdict(one.finding),
         "models": one.models,
         "deliveries": {state: number for state, _, number in one.deliveries},
         "images": one.images,
-        "last_received_at": iso(one.received_at),
+        "last_received_at": one.received_at,
     }
 
 

@@ -78,8 +78,8 @@ def test_the_same_is_there_for_programs(ward: Site) -> None:
     assert row["top_finding"] == {
         "label": "pneumonia",
         "presence": "present",
-        "probability": "0.87",
-        "threshold": "0.50",
+        "probability": 0.871,
+        "threshold": 0.5,
         "priority": "stat",
     }
     assert (row["state"], row["deliveries"], row["late"]) == ("done", {"pending": 2}, False)
@@ -159,7 +159,7 @@ def test_hostile_text_of_peers_is_text_on_every_page(ward: Site) -> None:
             assert tag not in {"script", "b", "style"} or attributes.get("src", "").startswith("/static/")  # type: ignore[union-attr]
             assert attributes.get("src") != "x"
     assert "&lt;script&gt;document.title" in browser.get("/").text
-    assert json.loads(browser.get("/api/v1/studies/5.9").text)["modalities"] == HOSTILE
+    assert json.loads(browser.get("/api/v1/studies/5.9").text)["modalities"] == [HOSTILE]
 
 
 def test_no_page_holds_a_script_or_a_style_of_its_own(ward: Site) -> None:
