@@ -46,7 +46,9 @@ def problem_json(status: int, detail: str, headers: dict[str, str] | None = None
 
 def is_for_people(request: Request) -> bool:
     """Whether a browser's page is asked for, rather than data."""
-    return not request.url.path.startswith("/api/") and "text/html" in request.headers.get("accept", "")
+    if request.url.path.startswith("/api/") or "authorization" in request.headers:
+        return False
+    return "text/html" in request.headers.get("accept", "")
 
 
 def add_handlers(app: FastAPI) -> None:
