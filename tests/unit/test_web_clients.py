@@ -113,7 +113,7 @@ def test_times_numbers_and_names_read_well() -> None:
     said = [duration(s) for s in (-1, 59.9, 60, 3599, 3661, 90000)]
     assert said == ["0 s", "59 s", "1 min", "59 min", "1 h 1 min", "1 d 1 h"]
     assert (moment(NOW), minute(NOW)) == ("2026-03-01 12:00:00 UTC", "2026-03-01 12:00 UTC")
-    assert moment(None) == "–"
+    assert moment(None) == "\N{EN DASH}"
     assert [probability(p) for p in (0.0, 0.5, 0.994, 1.0)] == ["< 0.01", "0.50", "> 0.99", "> 0.99"]
     assert person_name("Doe^Jane^^Dr") == "Doe, Jane, Dr"
     assert person_name("Yamada^Tarou=山田^太郎=やまだ^たろう") == "Yamada, Tarou / 山田, 太郎 / やまだ, たろう"
