@@ -2,18 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import warnings
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from io import BytesIO
 from typing import Any
 
+import structlog
 from pydicom.dataset import Dataset
+from pydicom.filereader import read_dataset
+from pynetdicom.events import Event
+from sqlalchemy.exc import SQLAlchemyError
 
-from node.dataset_source import HeaderError
+from db.errors import RetriableError
+from node.dataset_source import IMPLICIT_VR_LITTLE_ENDIAN, HeaderError
 from node.header import valid_uid
+from node.statuses import Status
+
+log = structlog.get_logger(__name__)
 
 COMMITMENT_CLASS = "1.2.840.10008.1.20.1"
 COMMITMENT_INSTANCE = "1.2.840.10008.1.20.1.1"
 _PROCESSING_FAILURE = 0x0110
+MOST_REPORT_BYTES = 1 << 20
+"""A report on seven thousand instances; the node asks for a handful at a time."""
+
+# pydicom reads late: a malformed data set shows in any of these, at any access.
+_MALFORMED = (AttributeError, ValueError, TypeError, KeyError, NotImplementedError, OSError, RecursionError)
 
 
 @dataclass(frozen=True)
@@ -34,12 +49,47 @@ def parse_report(information: Any) -> CommitmentReport:
             str(item.ReferencedSOPInstanceUID): int(item.get("FailureReason", _PROCESSING_FAILURE))
             for item in information.get("FailedSOPSequence") or ()
         }
-    # pydicom reads late: a malformed data set shows in any of these, at any access.
-    except (AttributeError, ValueError, TypeError, KeyError, NotImplementedError, OSError, RecursionError) as error:
+    except _MALFORMED as error:
         raise HeaderError(f"the commitment report cannot be read ({type(error).__name__})") from error
     if not valid_uid(transaction):
         raise HeaderError("the commitment report has no Transaction UID")
     return CommitmentReport(transaction, committed, failed)
+
+
+def decode_report(data: bytes, transfer_syntax: str) -> CommitmentReport:
+    """`parse_report` of an N-EVENT-REPORT's data set, in one of the little endian syntaxes. Raises HeaderError."""
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            information = read_dataset(BytesIO(data), transfer_syntax == IMPLICIT_VR_LITTLE_ENDIAN, True)
+            return parse_report(information)
+    except _MALFORMED as error:
+        raise HeaderError(f"the commitment report cannot be read ({type(error).__name__})") from error
+
+
+def settle_report(read: Callable[[], CommitmentReport], apply: Callable[[CommitmentReport], bool]) -> Status:
+    """The answer to an N-EVENT-REPORT: Success only after `apply` has written it down."""
+    try:
+        report = read()
+        known = apply(report)
+    except HeaderError as error:
+        log.warning("commitment_report_refused", reason=str(error))
+        return Status.PROCESSING_FAILURE
+    except (RetriableError, SQLAlchemyError) as error:
+        log.error("commitment_report_postponed", cause=type(error).__name__)
+        return Status.PROCESSING_FAILURE
+    log.info(
+        "commitment_reported",
+        transaction_uid=report.transaction_uid,
+        committed=len(report.committed),
+        failed=len(report.failed),
+        known=known,
+    )
+    return Status.SUCCESS if known else Status.NO_SUCH_INSTANCE
+
+
+def report_commitment(event: Event, apply: Callable[[CommitmentReport], bool]) -> tuple[int, None]:
+    """pynetdicom's handler of a report that comes on an association of the node's own."""
+    return settle_report(lambda: parse_report(event.event_information), apply), None
 
 
 def build_request(transaction_uid: str, refs: Iterable[tuple[str, str]]) -> Dataset:

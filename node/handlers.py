@@ -1,19 +1,13 @@
-"""What happens on each event of an association: thin, everything decided elsewhere."""
+"""What the node does with what an association asks: thin, everything decided elsewhere."""
 
 from __future__ import annotations
 
 import socket
 from datetime import timedelta
 from functools import partial
-from typing import Any
 
 import structlog
 from pydicom._uid_dict import UID_dictionary
-from pydicom.dataset import Dataset
-from pynetdicom import evt
-from pynetdicom.association import Association
-from pynetdicom.dimse_primitives import C_STORE
-from pynetdicom.events import Event
 from sqlalchemy.exc import SQLAlchemyError
 
 from db import audit, deliveries
@@ -23,12 +17,16 @@ from db.intake import record_refusal
 from db.session import Record
 from db.states import RefusalKind
 from db.types import utcnow
-from node import access, guard, storage
-from node.commitment import CommitmentReport, parse_report
-from node.dataset_source import HeaderError
-from node.intake import Arrival, Receiver, printable
+from node import access
+from node.commitment import COMMITMENT_CLASS, MOST_REPORT_BYTES, CommitmentReport, decode_report, settle_report
+from node.intake import Arrival, Receiver
 from node.settings import Settings
 from node.statuses import Status
+from node.syntaxes import supported_contexts
+from node.upper_layer import commands, negotiation
+from node.upper_layer.association import Caller, DataSet, Rejected, printable
+from node.upper_layer.commands import Command
+from node.upper_layer.negotiation import Accepted, Context, Request
 
 log = structlog.get_logger(__name__)
 
@@ -36,90 +34,66 @@ _NOT_COMMITTED_RETRY = timedelta(seconds=5)
 _MOST_NAMED = 16
 # Abstract syntax not supported, transfer syntaxes not supported (PS3.8 9.3.3.2).
 _NOT_SUPPORTED, _NO_SYNTAX = 0x03, 0x04
+_APPLICATION_CONTEXT_NOT_SUPPORTED = Rejected(1, 1, 2)
+_PROTOCOL_VERSION_NOT_SUPPORTED = Rejected(1, 2, 2)
 
 
 class Handlers:
-    """The listener's event handlers."""
+    """The listener's services; called from the threads of its associations.
 
-    def __init__(self, settings: Settings, record: Record) -> None:
+    owner: the name of this process's folder for unfinished files.
+    """
+
+    def __init__(self, settings: Settings, record: Record, owner: str) -> None:
         self.settings = settings
         self.record = record
-        self.receiver = Receiver(settings, record)
+        self.receiver = Receiver(settings, record, owner)
 
-    def bindings(self) -> list[Any]:
-        """(event, handler) pairs as pynetdicom takes them."""
-        return [
-            (evt.EVT_CONN_OPEN, self.on_open),
-            (evt.EVT_CONN_CLOSE, self.on_close),
-            (evt.EVT_REQUESTED, self.on_requested),
-            (evt.EVT_ACCEPTED, self.on_accepted),
-            (evt.EVT_C_ECHO, self.on_echo),
-            (evt.EVT_C_STORE, self.on_store),
-            (evt.EVT_N_EVENT_REPORT, self.on_event_report),
-        ]
-
-    def on_open(self, event: Event) -> None:
-        transport = event.assoc.dul.socket
-        if transport is not None and transport.socket is not None:
-            # Nagle's algorithm and delayed acknowledgements together add 40 ms to each answer.
-            transport.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        guard.attach(
-            event.assoc,
-            self.settings.limits,
-            self.on_unserved,
-            lambda: storage.require_room(self.settings),
-        )
-
-    def on_close(self, event: Event) -> None:
-        guard.discard_unfinished(event.assoc)
-
-    def on_requested(self, event: Event) -> None:
-        request: Any = event.assoc.requestor.primitive
-        address = event.assoc.requestor.address
+    def judge(self, request: Request, address: str) -> Rejected | None:
+        """None where the association may be opened; a rejection is on record."""
+        if not request.protocol_version & 1:
+            return self._reject(request, address, _PROTOCOL_VERSION_NOT_SUPPORTED, "it speaks another protocol version")
+        if request.application_context != negotiation.APPLICATION_CONTEXT:
+            return self._reject(request, address, _APPLICATION_CONTEXT_NOT_SUPPORTED, "its application is not DICOM's")
         rejection = access.judge(
             self.settings,
-            called_ae=str(request.called_ae_title),
-            calling_ae=str(request.calling_ae_title),
+            called_ae=request.called_ae,
+            calling_ae=request.calling_ae,
             address=address,
             resolve=addresses_of,
         )
         if rejection is None:
-            return
-        calling = printable(str(request.calling_ae_title).strip()[:16])
-        log.warning("association_rejected", calling_ae=calling, peer_address=address, reason=rejection.reason)
+            return None
+        rejected = Rejected(rejection.result, rejection.source, rejection.diagnostic)
+        return self._reject(request, address, rejected, rejection.reason)
+
+    def _reject(self, request: Request, address: str, rejected: Rejected, reason: str) -> Rejected:
+        calling = printable(request.calling_ae)[:16]
+        log.warning("association_rejected", calling_ae=calling, peer_address=address, reason=reason)
         try:
             with self.record.write() as session:
                 audit.note(
-                    session,
-                    "association_rejected",
-                    actor=calling,
-                    outcome="failure",
-                    reason=rejection.reason,
-                    address=address,
+                    session, "association_rejected", actor=calling, outcome="failure", reason=reason, address=address
                 )
         except (RetriableError, SQLAlchemyError) as error:
             log.error("rejection_not_recorded", cause=type(error).__name__)
-        event.assoc.acse.send_reject(rejection.result, rejection.source, rejection.diagnostic)
-        event.assoc.is_rejected = True
-        # Waits until the rejection is sent and the peer has closed, or for acse_timeout_s.
-        event.assoc.kill()
+        return rejected
 
-    def on_accepted(self, event: Event) -> None:
-        """A sender drops in silence what was not negotiated, so the record says it here.
+    def accept(self, request: Request, caller: Caller) -> Accepted:
+        """Answer the proposals. A sender drops in silence what was not negotiated, so the record says it here."""
+        accepted = negotiation.accept(request, supported_contexts(), self.settings.limits.max_pdu_bytes)
+        if accepted.missed:
+            self._note_missed(accepted.missed, caller)
+        return accepted
 
-        Classes of the standard have a row each. All others share one, as a peer may invent 128 in every association;
-        the log names the first of them.
+    def _note_missed(self, missed: dict[str, int], caller: Caller) -> None:
+        """Classes of the standard have a row each. All others share one, as a peer may invent 128 in every
+        association; the log names the first of them.
         """
-        taken = {str(context.abstract_syntax) for context in event.assoc.accepted_contexts}
-        rejected = {str(c.abstract_syntax): c.result for c in event.assoc.rejected_contexts}
-        missed = {uid: int(result or 0) for uid, result in rejected.items() if uid not in taken}
-        if not missed:
-            return
         named = [uid for uid in missed if uid in UID_dictionary][:_MOST_NAMED]
-        calling = guard.calling_ae(event.assoc)
         log.warning(
             "contexts_rejected",
-            calling_ae=calling,
+            calling_ae=caller.ae_title,
             count=len(missed),
             sop_classes=[printable(uid) for uid in list(missed)[:_MOST_NAMED]],
         )
@@ -132,8 +106,8 @@ class Handlers:
                 sop_class_uid=uid,
                 status=status,
                 reason=reason,
-                calling_ae=calling,
-                peer_address=event.assoc.requestor.address,
+                calling_ae=caller.ae_title,
+                peer_address=caller.address,
             )
             for uid, status, reason in told
         ]
@@ -144,23 +118,38 @@ class Handlers:
         except (RetriableError, SQLAlchemyError) as error:
             log.error("refusal_not_recorded", cause=type(error).__name__)
 
-    def on_echo(self, event: Event) -> int:
-        return Status.SUCCESS
+    def serve(self, command: Command, context: Context, data_set: DataSet, caller: Caller) -> int:
+        """The status of C-ECHO, C-STORE or a commitment report (PS3.4 J.3.3); any other operation is not known."""
+        if command.field == commands.C_ECHO_RQ:
+            return Status.SUCCESS
+        if command.field == commands.C_STORE_RQ:
+            return self.receiver.take(self._arrival(command, context, caller), data_set)
+        if command.field == commands.N_EVENT_REPORT_RQ and context.abstract_syntax == COMMITMENT_CLASS:
+            return self._on_report(context, data_set)
+        return Status.UNRECOGNISED_OPERATION
 
-    def on_store(self, event: Event) -> int:
-        arrival = _arrival(event.assoc, event.request, self.settings, str(event.context.transfer_syntax))
-        if event.request._dataset_path is None:
-            return self.receiver.refuse(arrival, Status.CANNOT_UNDERSTAND, "empty: it comes without a data set")
-        if event.request._dataset_file is not None:
-            event.request._dataset_file.close()
-        return self.receiver.take(arrival)
+    def _on_report(self, context: Context, data_set: DataSet) -> Status:
+        collected = bytearray()
+        for piece in data_set:
+            collected += piece
+            if len(collected) > MOST_REPORT_BYTES:
+                log.warning("commitment_report_refused", reason=f"it is longer than {MOST_REPORT_BYTES} bytes")
+                return Status.PROCESSING_FAILURE
+        return settle_report(
+            lambda: decode_report(bytes(collected), context.transfer_syntax), partial(write_commitment, self.record)
+        )
 
-    def on_unserved(self, association: Association, request: C_STORE, status: Status, reason: str) -> None:
-        self.receiver.refuse(_arrival(association, request, self.settings, ""), status, reason)
-
-    def on_event_report(self, event: Event) -> tuple[int, Dataset | None]:
-        """Storage commitment, on an association that the peer opened (PS3.4 J.3.3)."""
-        return report_commitment(event, partial(write_commitment, self.record))
+    def _arrival(self, command: Command, context: Context, caller: Caller) -> Arrival:
+        return Arrival(
+            sop_class_uid=command.sop_class_uid,
+            sop_instance_uid=command.sop_instance_uid,
+            abstract_syntax=context.abstract_syntax,
+            transfer_syntax_uid=context.transfer_syntax,
+            calling_ae=caller.ae_title,
+            called_ae=self.settings.ae_title,
+            peer_address=caller.address,
+            received_at=utcnow(),
+        )
 
 
 def write_commitment(record: Record, report: CommitmentReport) -> bool:
@@ -175,28 +164,6 @@ def write_commitment(record: Record, report: CommitmentReport) -> bool:
         )
 
 
-def report_commitment(event: Event, apply: Any) -> tuple[int, Dataset | None]:
-    """Answer an N-EVENT-REPORT: Success only after `apply` has written it down."""
-    try:
-        report = parse_report(event.event_information)
-    except HeaderError as error:
-        log.warning("commitment_report_refused", reason=str(error))
-        return Status.PROCESSING_FAILURE, None
-    try:
-        known = apply(report)
-    except (RetriableError, SQLAlchemyError) as error:
-        log.error("commitment_report_postponed", cause=type(error).__name__)
-        return Status.PROCESSING_FAILURE, None
-    log.info(
-        "commitment_reported",
-        transaction_uid=report.transaction_uid,
-        committed=len(report.committed),
-        failed=len(report.failed),
-        known=known,
-    )
-    return (Status.SUCCESS if known else Status.NO_SUCH_INSTANCE), None
-
-
 def addresses_of(host: str) -> list[str]:
     """The addresses a host name has now; none where it cannot be resolved."""
     try:
@@ -206,20 +173,7 @@ def addresses_of(host: str) -> list[str]:
         return []
 
 
-def _arrival(association: Association, request: Any, settings: Settings, transfer_syntax_uid: str) -> Arrival:
-    return Arrival(
-        path=request._dataset_path or settings.data_dir,
-        sop_class_uid=str(request.AffectedSOPClassUID or ""),
-        sop_instance_uid=str(request.AffectedSOPInstanceUID or ""),
-        transfer_syntax_uid=transfer_syntax_uid,
-        calling_ae=guard.calling_ae(association),
-        called_ae=settings.ae_title,
-        peer_address=str(association.requestor.address),
-        received_at=utcnow(),
-    )
-
-
-def _why_rejected(result: int | None) -> str:
+def _why_rejected(result: int) -> str:
     if result == _NO_SYNTAX:
         return "none of the proposed transfer syntaxes can be read here"
     return "the SOP class is not one this node takes"

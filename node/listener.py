@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -25,19 +24,17 @@ def run_listener(settings: Settings, record: Record, stop: threading.Event, read
     Raises ConfigError where the address cannot be bound or TLS files are wrong, StorageFull where the data folder
     cannot be used.
     """
-    incoming = storage.incoming_dir(settings.data_dir, listener_name(settings)).resolve()
+    name = listener_name(settings)
+    incoming = storage.incoming_dir(settings.data_dir, name).resolve()
     left = storage.unfinished(settings.data_dir.resolve(), incoming, time.time())
-    # pynetdicom writes data sets as they come to a named temporary file: on the data folder's own file system, so
-    # that taking them is a rename.
-    tempfile.tempdir = str(incoming)
-    server = scp.start(settings, Handlers(settings, record))
+    server = scp.start(settings, Handlers(settings, record, name))
     # Only now: had another listener this address, its files would be among them.
     if left:
         log.info("unfinished_removed", files=storage.remove(left))
     log.info("listening", ae_title=settings.ae_title, host=settings.dicom_host, port=settings.dicom_port)
     ready()
     stop.wait()
-    scp.stop(server)
+    server.stop()
 
 
 def listener_name(settings: Settings) -> str:

@@ -25,8 +25,13 @@ from pynetdicom.presentation import PresentationContext
 
 from db.domain import ResultRef
 from db.errors import PeerUnavailable, PermanentError
-from node.commitment import COMMITMENT_CLASS, COMMITMENT_INSTANCE, CommitmentReport, build_request
-from node.handlers import report_commitment
+from node.commitment import (
+    COMMITMENT_CLASS,
+    COMMITMENT_INSTANCE,
+    CommitmentReport,
+    build_request,
+    report_commitment,
+)
 from node.settings import Peer, Settings
 from node.tls import client_context
 

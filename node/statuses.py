@@ -14,6 +14,7 @@ class Status(IntEnum):
     INVALID_INSTANCE = 0x0117  # malformed or empty SOP Instance UID
     CLASS_NOT_SUPPORTED = 0x0122  # the data set's class is not the one negotiated for its context
     NOT_AUTHORISED = 0x0124
+    UNRECOGNISED_OPERATION = 0x0211
     OUT_OF_RESOURCES = 0xA700
     MISMATCH = 0xA900  # the data set is not of the class or instance that the command names
     CANNOT_UNDERSTAND = 0xC000

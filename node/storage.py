@@ -10,7 +10,7 @@ import os
 import re
 import shutil
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from db.errors import StorageFull
@@ -64,8 +64,38 @@ def adopt(data_dir: Path, temp: Path, relative: Path) -> Path:
         temp.replace(target)
         _sync(target.parent)
     except OSError as error:
-        raise StorageFull(f"{target} could not be made durable ({error.strerror}); check the disk") from error
+        raise _not_durable(target, error) from error
     return target
+
+
+def adopt_all(data_dir: Path, moves: Sequence[tuple[Path, Path]]) -> list[StorageFull | None]:
+    """`adopt` for files that are synced already; each folder is synced once, however many files it got.
+
+    moves: (temporary file, path relative to the data folder). One failure, or None, for each.
+    """
+    failures: list[StorageFull | None] = [None] * len(moves)
+    folders: dict[Path, list[int]] = {}
+    for number, (temp, relative) in enumerate(moves):
+        target = data_dir / relative
+        try:
+            _make_folders(data_dir, target.parent)
+            temp.replace(target)
+        except OSError as error:
+            failures[number] = _not_durable(target, error)
+        else:
+            folders.setdefault(target.parent, []).append(number)
+    # All renames come first: a journalling file system takes them to the disk together, with the first folder.
+    for folder, numbers in folders.items():
+        try:
+            _sync(folder)
+        except OSError as error:
+            for number in numbers:
+                failures[number] = _not_durable(folder, error)
+    return failures
+
+
+def _not_durable(path: Path, error: OSError) -> StorageFull:
+    return StorageFull(f"{path} could not be made durable ({error.strerror}); check the disk")
 
 
 def store_bytes(data_dir: Path, relative: Path, data: bytes) -> Path:

@@ -8,6 +8,9 @@ from functools import cache
 from pydicom.pixels.decoders.base import get_decoder
 from pydicom.uid import UID
 from pynetdicom import AllStoragePresentationContexts
+from pynetdicom.presentation import PresentationContext, build_context
+
+from node.commitment import COMMITMENT_CLASS
 
 _OFFERED = (
     "1.2.840.10008.1.2.1",
@@ -27,6 +30,9 @@ _OFFERED = (
     "1.2.840.10008.1.2.4.203",
     "1.2.840.10008.1.2.5",
 )
+
+_VERIFICATION = "1.2.840.10008.1.1"
+_PLAIN = ("1.2.840.10008.1.2.1", "1.2.840.10008.1.2")
 
 _SECONDARY_CAPTURE = frozenset(
     {"1.2.840.10008.5.1.4.1.1.7", "1.2.840.10008.5.1.4.1.1.7.2", "1.2.840.10008.5.1.4.1.1.7.3"}
@@ -76,6 +82,22 @@ def storage_sop_classes() -> tuple[tuple[str, str], ...]:
     """(UID, name) of every storage SOP class that pynetdicom knows: what a PACS may route in one study."""
     uids = (str(context.abstract_syntax) for context in AllStoragePresentationContexts)
     return tuple((uid, UID(uid).name) for uid in uids)
+
+
+@cache
+def supported_contexts() -> tuple[PresentationContext, ...]:
+    """What the listener accepts: C-ECHO, every storage class, and reports of storage commitment.
+
+    Their provider opens the association to report, hence with the roles reversed (PS3.4 J.3.3).
+    """
+    syntaxes = [syntax.uid for syntax in decodable_transfer_syntaxes()]
+    reports = build_context(COMMITMENT_CLASS, list(_PLAIN))
+    reports.scu_role, reports.scp_role = False, True
+    return (
+        build_context(_VERIFICATION, list(_PLAIN)),
+        *(build_context(uid, syntaxes) for uid, _ in storage_sop_classes()),
+        reports,
+    )
 
 
 def readable_sop_classes(secondary_capture: bool = False, for_processing: bool = False) -> frozenset[str]:

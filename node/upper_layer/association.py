@@ -9,7 +9,7 @@ a peer is read only as fast as its bytes are dealt with, and TCP makes it wait.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -42,6 +42,10 @@ class Rejected:
     diagnostic: int
 
 
+# Transient, presentation service, local limit exceeded: the peer may try again.
+LIMIT_EXCEEDED = Rejected(2, 3, 2)
+
+
 @dataclass(frozen=True)
 class Caller:
     """Who opened the association; its AE title is only a name, made printable."""
@@ -53,8 +57,11 @@ class Caller:
 class Services(Protocol):
     """What the node does with what it is asked."""
 
-    def judge(self, request: Request, address: str) -> Accepted | Rejected:
-        """Whether the association may be opened."""
+    def judge(self, request: Request, address: str) -> Rejected | None:
+        """None where the association may be opened."""
+
+    def accept(self, request: Request, caller: Caller) -> Accepted:
+        """What of its proposals is taken. Raises ProtocolError."""
 
     def serve(self, command: Command, context: Context, data_set: DataSet, caller: Caller) -> int:
         """The status to answer. Where the data set was not taken to its end, the association ends after the answer."""
@@ -67,8 +74,12 @@ class Released(Exception):
 class Association:
     """Serves one connection; `run` returns when it is over, whatever the peer does."""
 
-    def __init__(self, connection: Wire, address: str, limits: Limits, services: Services) -> None:
+    def __init__(
+        self, connection: Wire, address: str, limits: Limits, services: Services, admit: Callable[[], bool]
+    ) -> None:
+        """admit: whether there is a place for one more association; asked once, when one is asked for."""
         self._wire = connection
+        self._admit = admit
         self._limits = limits
         self._services = services
         self._state = State.AWAITING_REQUEST
@@ -99,11 +110,15 @@ class Association:
         limit_s = self._limits.acse_timeout_s
         body = self._pdu(limit_s, time.monotonic() + limit_s)
         request = read(bytes(body))
-        decision = self._services.judge(request, self._caller.address)
         self._caller = Caller(printable(request.calling_ae)[:16], self._caller.address)
-        if isinstance(decision, Rejected):
-            self._wire_end(wire.reject(decision.result, decision.source, decision.diagnostic))
+        rejected = self._services.judge(request, self._caller.address)
+        if rejected is None and not self._admit():
+            rejected = LIMIT_EXCEEDED
+            self._log("association_rejected", "limits.max_associations are open")
+        if rejected is not None:
+            self._wire_end(wire.reject(rejected.result, rejected.source, rejected.diagnostic))
             return False
+        decision = self._services.accept(request, self._caller)
         self._contexts = decision.contexts
         self._wire.send(decision.pdu)
         self._state = State.ESTABLISHED

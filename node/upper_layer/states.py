@@ -1,8 +1,9 @@
 """The acceptor's part of the upper layer's state machine: PS3.8 section 9.2, table 9-10.
 
 The states in which the standard waits for its own user (Sta3 for an answer to the request, Sta8 for one to the release)
-take no PDU here, as the loop answers before it reads on. The requestor's states do not occur: the node's own
-associations are pynetdicom's.
+take no PDU here, as the loop answers before it reads on. In Sta13 nothing is parsed any more: what comes is thrown away
+(AA-6) until the peer closes (AR-5) or the time for it is over (AA-2). The requestor's states do not occur: the node's
+own associations are pynetdicom's.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ class State(Enum):
 
     AWAITING_REQUEST = "Sta2"
     ESTABLISHED = "Sta6"
-    AWAITING_CLOSE = "Sta13"
+    AWAITING_CLOSE = "Sta13"  # no PDU is taken any more
 
 
 class Action(Enum):
@@ -40,8 +41,6 @@ class Action(Enum):
     ABORT = "AA-1"  # before an association: as the service user
     CLOSE = "AA-2, AA-3"
     PROVIDER_ABORT = "AA-8"
-    IGNORE = "AA-6"
-    ABORT_AGAIN = "AA-7"
 
 
 _UNEXPECTED = frozenset({Pdu.UNKNOWN, Pdu.ASSOCIATE_AC, Pdu.ASSOCIATE_RJ, Pdu.RELEASE_RP})
@@ -54,11 +53,4 @@ TABLE: dict[tuple[State, Pdu], Action] = {
     (State.ESTABLISHED, Pdu.RELEASE_RQ): Action.ANSWER_RELEASE,
     (State.ESTABLISHED, Pdu.ABORT): Action.CLOSE,
     **{(State.ESTABLISHED, pdu): Action.PROVIDER_ABORT for pdu in (*_UNEXPECTED, Pdu.ASSOCIATE_RQ)},
-    (State.AWAITING_CLOSE, Pdu.ABORT): Action.CLOSE,
-    (State.AWAITING_CLOSE, Pdu.ASSOCIATE_RQ): Action.ABORT_AGAIN,
-    (State.AWAITING_CLOSE, Pdu.UNKNOWN): Action.ABORT_AGAIN,
-    **{
-        (State.AWAITING_CLOSE, pdu): Action.IGNORE
-        for pdu in (Pdu.ASSOCIATE_AC, Pdu.ASSOCIATE_RJ, Pdu.P_DATA, Pdu.RELEASE_RQ, Pdu.RELEASE_RP)
-    },
 }

@@ -1,0 +1,97 @@
+"""Images that are ready at the same moment become durable and recorded together."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from db.domain import Intake, NewInstance
+from db.errors import RecordUnavailable, RetriableError
+from db.intake import record_instances
+from db.session import Record
+from node import storage
+
+
+@dataclass(eq=False)
+class _Waiting:
+    """A synced temporary file and its row; then what became of them."""
+
+    temp: Path
+    new: NewInstance
+    outcome: Intake | RetriableError | None = None
+
+
+class GroupCommit:
+    """Shares one sync of each folder and one commit among the threads that wait for them.
+
+    There is no thread of its own: whoever gets the lock first works for all that wait by then, and the others find
+    their outcome when they get it. One association alone waits for nobody.
+    """
+
+    def __init__(self, data_dir: Path, record: Record) -> None:
+        self._data_dir = data_dir
+        self._record = record
+        self._queue: list[_Waiting] = []
+        self._queue_lock = threading.Lock()
+        self._turn = threading.Lock()
+
+    def take(self, temp: Path, new: NewInstance) -> Intake:
+        """Move a synced file to `new.path` and record it; on return both survive a power cut.
+
+        Raises StorageFull or RecordUnavailable, whatever became of the others.
+        """
+        mine = _Waiting(temp, new)
+        with self._queue_lock:
+            self._queue.append(mine)
+        with self._turn:
+            if mine.outcome is None:
+                with self._queue_lock:
+                    group, self._queue = self._queue, []
+                self._work(group)
+        if isinstance(mine.outcome, Intake):
+            return mine.outcome
+        raise mine.outcome or RecordUnavailable("the group it was written with was interrupted")
+
+    def _work(self, group: list[_Waiting]) -> None:
+        failures = storage.adopt_all(self._data_dir, [(one.temp, Path(one.new.path)) for one in group])
+        stored = []
+        for one, failure in zip(group, failures, strict=True):
+            one.outcome = failure
+            if failure is None:
+                stored.append(one)
+        if not stored:
+            return
+        try:
+            self._commit(stored)
+        except (SQLAlchemyError, RetriableError) as error:
+            if len(stored) == 1:
+                stored[0].outcome = _failed(error)
+                return
+            self._commit_each(stored)
+
+    def _commit(self, group: Sequence[_Waiting]) -> None:
+        with self._record.write_rows() as connection:
+            outcomes = record_instances(connection, [one.new for one in group])
+        # Only now, when the commit has come back.
+        for one, outcome in zip(group, outcomes, strict=True):
+            one.outcome = outcome
+
+    def _commit_each(self, group: Sequence[_Waiting]) -> None:
+        """One that cannot be recorded must not take the others with it."""
+        for one in group:
+            try:
+                self._commit([one])
+            except (SQLAlchemyError, RetriableError) as error:
+                one.outcome = _failed(error)
+
+
+def _failed(error: SQLAlchemyError | RetriableError) -> RetriableError:
+    # The file stays: the commit may have come through all the same, and a second try writes the same name.
+    if isinstance(error, RetriableError):
+        return error
+    # Not its text: it quotes the values that were to be written.
+    return RecordUnavailable(f"the record did not take it ({type(error).__name__}); see the database's own log")

@@ -1,0 +1,101 @@
+"""A data set on its way to the disk: a DICOM file that grows with the bytes as they come (PS3.10 section 7)."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import struct
+import uuid
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from pynetdicom import PYNETDICOM_IMPLEMENTATION_UID, PYNETDICOM_IMPLEMENTATION_VERSION
+
+from db.errors import StorageFull
+
+
+class IncomingFile:
+    """A temporary file with preamble, meta information and what is written to it; gone at the end of the ``with``
+    block unless somebody has moved it away.
+
+    size: of the data set, in bytes. Raises StorageFull wherever the disk does not take it.
+    """
+
+    def __init__(self, folder: Path, sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str) -> None:
+        self.path = folder / f"{uuid.uuid4().hex}.dcm"
+        self.size = 0
+        self._sha256 = hashlib.sha256()
+        try:
+            self._fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        except OSError as error:
+            raise StorageFull(f"its data set could not be written ({error.strerror}); check the disk") from error
+        self._open = True
+        meta = _meta(sop_class_uid, sop_instance_uid, transfer_syntax_uid)
+        self._meta_size = len(meta)
+        self._put(meta)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._close()
+        self.path.unlink(missing_ok=True)
+
+    @property
+    def sha256(self) -> str:
+        """Of the data set's bytes so far, in hexadecimal digits."""
+        return self._sha256.hexdigest()
+
+    @property
+    def file_size(self) -> int:
+        """In bytes, meta information included."""
+        return self.size + self._meta_size
+
+    def write(self, data: bytes | memoryview) -> None:
+        """Append to the data set."""
+        self._put(data)
+        self._sha256.update(data)
+        self.size += len(data)
+
+    def sync(self) -> None:
+        """Close it; on return its bytes survive a power cut."""
+        try:
+            os.fsync(self._fd)
+        except OSError as error:
+            raise StorageFull(f"its data set could not be synced ({error.strerror}); check the disk") from error
+        self._close()
+
+    def _put(self, data: bytes | memoryview) -> None:
+        try:
+            written = os.write(self._fd, data)
+            while written < len(data):
+                written += os.write(self._fd, data[written:])
+        except OSError as error:
+            raise StorageFull(f"its data set could not be written ({error.strerror}); check the disk") from error
+
+    def _close(self) -> None:
+        if self._open:
+            self._open = False
+            os.close(self._fd)
+
+
+def _meta(sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str) -> bytes:
+    """Preamble, prefix and file meta information; in explicit VR little endian."""
+    elements = b"".join(
+        (
+            struct.pack("<HH2s2xL", 0x0002, 0x0001, b"OB", 2) + b"\x00\x01",
+            _element(0x0002, b"UI", sop_class_uid),
+            _element(0x0003, b"UI", sop_instance_uid),
+            _element(0x0010, b"UI", transfer_syntax_uid),
+            _element(0x0012, b"UI", str(PYNETDICOM_IMPLEMENTATION_UID)),
+            _element(0x0013, b"SH", PYNETDICOM_IMPLEMENTATION_VERSION),
+        )
+    )
+    return bytes(128) + b"DICM" + struct.pack("<HH2sHL", 0x0002, 0x0000, b"UL", 4, len(elements)) + elements
+
+
+def _element(number: int, vr: bytes, text: str) -> bytes:
+    value = text.encode("ascii")
+    value += (b"\0" if vr == b"UI" else b" ") * (len(value) % 2)
+    return struct.pack("<HH2sH", 0x0002, number, vr, len(value)) + value
