@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -11,16 +11,22 @@ from typing import Any
 from sqlalchemy import Select, select
 from sqlalchemy.orm import Session
 
-from db.audit_events import Event, Outcome
+from db.audit_events import UID_SUBJECTS, Event, Outcome
 from db.audit_tables import AuditLink
 from db.tables import Audit
 from db.types import utcnow
 
 _LONGEST_NAME = 128
 _LONGEST_TEXT = 1024
+# A message of more would not fit into the 8 KiB that a collector must take at most (RFC 5425 4.3.1).
+_MOST_NAMED = 24
 # Control characters and halves of surrogate pairs: PostgreSQL takes no NUL, XML none of them, and a line break in a
 # syslog message could pass for another message.
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\ufffe\uffff]")
+
+
+_UID = re.compile(r"[0-9.]{1,64}")
+NO_UID = "not a UID"
 
 
 @dataclass(frozen=True)
@@ -57,8 +63,13 @@ def note(
 
     actor: who did it (AE title, worker, account, command). subject: a UID or row id, never a patient. detail: values
     that JSON holds. Text that a peer chose may come in as it is: what cannot be printed is replaced, what is too long
-    is cut.
+    is cut, and what stands in a UID's place (the subject of some events, ``study`` of all) without being one is
+    withheld.
     """
+    if event in UID_SUBJECTS and subject and _UID.fullmatch(subject) is None:
+        subject = NO_UID
+    if "study" in detail and _UID.fullmatch(str(detail["study"])) is None:
+        detail["study"] = NO_UID if detail["study"] else ""
     session.add(
         Audit(
             at=utcnow(),
@@ -74,6 +85,15 @@ def note(
 def clean(text: str, longest: int = _LONGEST_TEXT) -> str:
     """Outside text as the audit holds it: one printable line of at most `longest` characters."""
     return _UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", text[:longest])
+
+
+def count_by_class(instances: Iterable[tuple[str, str]]) -> dict[str, dict[str, Any]]:
+    """(SOP Class UID, SOP Instance UID) pairs as a detail: how many of each class, and which where they are few."""
+    classes: dict[str, list[str]] = {}
+    for sop_class, instance in instances:
+        classes.setdefault(sop_class, []).append(instance)
+    few = sum(map(len, classes.values())) <= _MOST_NAMED
+    return {name: {"count": len(uids), **({"uids": uids} if few else {})} for name, uids in sorted(classes.items())}
 
 
 def entries(session: Session, wanted: Wanted, *, limit: int | None = None, newest: bool = False) -> Iterator[Entry]:
@@ -94,9 +114,9 @@ def entry(row: Audit, position: int | None = None, digest: str = "") -> Entry:
     return Entry(row.id, row.at, row.event, row.outcome, row.actor, row.subject, dict(row.detail), position, digest)
 
 
-def latest(session: Session, event: Event, actor: str) -> Entry | None:
-    """The last entry of that kind by that actor."""
-    return next(entries(session, Wanted(events=(event,), actor=actor), limit=1, newest=True), None)
+def latest(session: Session, wanted: Wanted) -> Entry | None:
+    """The last entry that matches."""
+    return next(entries(session, wanted, limit=1, newest=True), None)
 
 
 _SAME = AuditLink.audit_id == Audit.id

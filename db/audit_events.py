@@ -16,7 +16,6 @@ Event = Literal[
     "settings_changed",
     # Associations and images.
     "association_rejected",
-    "receiving_begun",
     "instances_received",
     "instance_refused",
     "patient_mismatch",
@@ -62,3 +61,20 @@ Event = Literal[
 ]
 
 EVENTS: tuple[str, ...] = get_args(Event)
+
+# Their subject is a UID. Some come from peers, who may write anything where one belongs.
+UID_SUBJECTS: frozenset[Event] = frozenset(
+    {
+        "instances_received",
+        "instance_refused",
+        "patient_mismatch",
+        "study_routed",
+        "result_sent",
+        "delivery_dead",
+        "study_viewed",
+        "report_viewed",
+        "study_exported",
+        "study_deleted",
+        "instances_deleted",
+    }
+)

@@ -53,21 +53,30 @@ def _due(delivery: Delivery, result: Result) -> DueDelivery:
 
 def mark_sent(session: Session, delivery_id: int, owner: str, sent: ResultRef, reason: str) -> bool:
     """The peer answered Success (or a warning, named in `reason`) for the object `sent`."""
-    return bool(
-        move(
-            session,
-            Delivery,
-            [Delivery.id == delivery_id, Delivery.lease_owner == owner],
-            D.SENDING,
-            D.SENT,
-            reason=reason,
-            sent_at=utcnow(),
-            sent_sop_class_uid=sent.sop_class_uid,
-            sent_sop_instance_uid=sent.sop_instance_uid,
-            lease_owner="",
-            lease_until=None,
-        )
+    if not move(
+        session,
+        Delivery,
+        [Delivery.id == delivery_id, Delivery.lease_owner == owner],
+        D.SENDING,
+        D.SENT,
+        reason=reason,
+        sent_at=utcnow(),
+        sent_sop_class_uid=sent.sop_class_uid,
+        sent_sop_instance_uid=sent.sop_instance_uid,
+        lease_owner="",
+        lease_until=None,
+    ):
+        return False
+    audit.note(
+        session,
+        "result_sent",
+        actor=owner,
+        subject=sent.sop_instance_uid,
+        study=sent.study_instance_uid,
+        destination=session.scalar(select(Delivery.destination).where(Delivery.id == delivery_id)),
+        sop_classes=audit.count_by_class([(sent.sop_class_uid, sent.sop_instance_uid)]),
     )
+    return True
 
 
 def postpone(session: Session, due: DueDelivery, owner: str, *, reason: str, at: datetime, count: bool = True) -> None:
@@ -106,7 +115,9 @@ def bury(session: Session, due: DueDelivery, owner: str, *, reason: str) -> None
             actor=owner,
             subject=due.ref.sop_instance_uid,
             outcome="failure",
+            study=due.ref.study_instance_uid,
             destination=due.destination,
+            sop_classes=audit.count_by_class([(due.ref.sop_class_uid, due.ref.sop_instance_uid)]),
         )
 
 

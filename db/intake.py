@@ -131,6 +131,8 @@ def record_refusal(session: Session, kind: RefusalKind, new: NewRefusal) -> None
         outcome="failure",
         kind=kind.value,
         status=new.status,
+        study=new.study_instance_uid,
+        address=new.peer_address,
     )
 
 

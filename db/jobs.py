@@ -15,6 +15,7 @@ from sqlalchemy import and_, or_, select, update
 from sqlalchemy.orm import Session
 
 from db import audit, outbox
+from db.audit_events import Event, Outcome
 from db.domain import ClaimedJob, JobOutcome, NewResult, ResultRef, SourceFile
 from db.errors import LeaseLost
 from db.states import DeliveryState, InstanceState, JobState
@@ -56,7 +57,7 @@ def claim(session: Session, job_id: str, owner: str, *, lease_s: float, max_atte
             reason=f"tried {job.attempts} times, the worker never finished; see its log, then `radnode retry`",
         ):
             _fail_instances(session, job_id, "its job is parked")
-            audit.note(session, "job_parked", actor=owner, subject=job_id, outcome="failure")
+            _note(session, "job_parked", job_id, owner, outcome="failure")
         return None
     until = now + timedelta(seconds=lease_s)
     if not move(
@@ -195,7 +196,7 @@ def finish(session: Session, job_id: str, owner: str, outcome: JobOutcome) -> No
             outbox.announce(session, outbox.TOPIC_DELIVER, f"{job_id}:{destination}")
     for one in outcome.instances:
         _set_instance(session, one.instance_id, one.state, one.reason)
-    audit.note(session, "job_finished", actor=owner, subject=job_id, state=target.value, results=len(outcome.results))
+    _note(session, "job_finished", job_id, owner, state=target.value, results=len(outcome.results))
 
 
 def _store_result(session: Session, job_id: str, new: NewResult, destinations: Sequence[str], now: datetime) -> None:
@@ -284,7 +285,7 @@ def park(session: Session, job_id: str, owner: str, *, reason: str) -> None:
         lease_owner="",
     ):
         _fail_instances(session, job_id, f"its job is parked: {reason}")
-        audit.note(session, "job_parked", actor=owner, subject=job_id, outcome="failure")
+        _note(session, "job_parked", job_id, owner, outcome="failure")
 
 
 def note_shadow(session: Session, job_id: str, shadow: dict[str, Any]) -> None:
@@ -312,8 +313,15 @@ def retry(session: Session, job_id: str, *, actor: str) -> bool:
         return False
     priority = session.scalar(select(Job.priority).where(Job.id == job_id)) or ""
     outbox.announce(session, topic_for(priority), job_id)
-    audit.note(session, "job_retried", actor=actor, subject=job_id)
+    _note(session, "job_retried", job_id, actor)
     return True
+
+
+def _note(
+    session: Session, event: Event, job_id: str, actor: str, *, outcome: Outcome = "success", **detail: Any
+) -> None:
+    study = session.scalar(select(Study.study_instance_uid).join(Job, Job.study_id == Study.id).where(Job.id == job_id))
+    audit.note(session, event, actor=actor, subject=job_id, outcome=outcome, study=study, **detail)
 
 
 def parked(session: Session) -> list[str]:

@@ -17,6 +17,9 @@ from db.tables import Instance, Job, Revision, RevisionInstance, RoutingDecision
 from db.transitions import affected, move
 from db.types import utcnow
 
+# Databases bound how many values one statement takes.
+_AT_ONCE = 500
+
 STAT = "stat"
 
 
@@ -100,9 +103,31 @@ def settle(
     )
     if not changed:
         raise ConflictError(f"study {study.study_instance_uid} changed while it was judged; it is judged again")
+    _note_received(session, study, [*(one for one, _ in stored), *(i for new in revisions for i in new.instance_ids)])
     for instance_id, why in stored:
         move(session, Instance, [Instance.id == instance_id], InstanceState.RECEIVED, InstanceState.STORED, reason=why)
     return [_open_revision(session, study, new) for new in revisions]
+
+
+def _note_received(session: Session, study: StudyView, instance_ids: Sequence[int]) -> None:
+    """One line for what each peer has sent and is judged now for the first time."""
+    peers: dict[tuple[str, str], list[tuple[str, str]]] = {}
+    ids = list(dict.fromkeys(instance_ids))
+    for start in range(0, len(ids), _AT_ONCE):
+        query = select(
+            Instance.calling_ae, Instance.peer_address, Instance.sop_class_uid, Instance.sop_instance_uid
+        ).where(Instance.id.in_(ids[start : start + _AT_ONCE]), Instance.state == InstanceState.RECEIVED)
+        for calling_ae, address, sop_class, instance in session.execute(query):
+            peers.setdefault((calling_ae, address), []).append((sop_class, instance))
+    for (calling_ae, address), instances in peers.items():
+        audit.note(
+            session,
+            "instances_received",
+            actor=calling_ae,
+            subject=study.study_instance_uid,
+            address=address,
+            sop_classes=audit.count_by_class(instances),
+        )
 
 
 def postpone(session: Session, study_id: int, check_at: datetime) -> str:

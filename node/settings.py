@@ -19,6 +19,7 @@ from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSett
 
 from db.errors import ConfigError
 from node.rules import Route
+from node.settings_audit import AuditTrail
 from node.settings_web import Web
 
 AeTitle = Annotated[str, Field(min_length=1, max_length=16, pattern=r"^[^\\\x00-\x1f\x7f]+$")]
@@ -228,6 +229,7 @@ class Settings(BaseSettings):
     delivery: Delivery = Delivery()
     work: Work = Work()
     web: Web = Web()
+    audit: AuditTrail = AuditTrail()
     peers: dict[Name, Peer] = Field(default_factory=dict, description="DICOM peers by name.")
     routes: tuple[Route, ...] = Field(
         default_factory=lambda: (Route.chest_radiographs(),), description="Routing rules."

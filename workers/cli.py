@@ -10,6 +10,7 @@ from rich.progress import Progress
 
 from db.errors import ConfigError
 from node import logs
+from node.audit import activity
 from node.cli.common import EXIT_FAILED, Config, Json, err, open_record, out
 from node.files import find_files
 from node.settings import load
@@ -33,7 +34,8 @@ def worker(
         raise ConfigError(f"there is no role {', '.join(unknown)}; the roles are {' and '.join(_ROLES)}")
     with open_record(config) as (settings, _):
         logs.configure(settings)
-    pool.run_pool(settings, config, roles)
+    with activity.on_record(settings, "worker"):
+        pool.run_pool(settings, config, roles)
 
 
 @analyze_app.command()

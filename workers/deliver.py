@@ -12,7 +12,7 @@ import structlog
 from pynetdicom import build_context
 from pynetdicom.association import Association
 
-from db import circuits, deliveries
+from db import audit, circuits, deliveries
 from db.domain import DueDelivery, ResultRef
 from db.errors import ConfigError, PeerUnavailable, PermanentError, StorageFull
 from db.session import Record
@@ -90,6 +90,7 @@ def _deliver(sender: Sender, destination: str, due: list[DueDelivery]) -> None:
         with scu.associate(
             peer, sender.settings, contexts, on_commitment=partial(write_commitment, sender.record)
         ) as association:
+            _note_begun(sender, destination, peer, due)
             sent = _send_all(sender, peer, association, due, open_ids)
             _note_answer(sender, destination, sent)
             if sent and asks:
@@ -107,6 +108,21 @@ def _deliver(sender: Sender, destination: str, due: list[DueDelivery]) -> None:
         return
     if sent:
         proof.read_back(sender.record, sender.settings, destination, sent)
+
+
+def _note_begun(sender: Sender, destination: str, peer: Peer, due: list[DueDelivery]) -> None:
+    with sender.record.write() as session:
+        audit.note(
+            session,
+            "sending_begun",
+            actor=sender.owner,
+            subject=due[0].job_id,
+            study=due[0].ref.study_instance_uid,
+            destination=destination,
+            ae_title=peer.ae_title,
+            address=peer.host,
+            sop_classes=audit.count_by_class((one.ref.sop_class_uid, one.ref.sop_instance_uid) for one in due),
+        )
 
 
 def _kinds(due: list[DueDelivery]) -> list[tuple[str, str]]:

@@ -16,6 +16,8 @@ from db.errors import PermanentError, RadnodeError, RetriableError
 from db.session import Record
 from db.types import utcnow
 from node import logs
+from node.audit import activity
+from node.audit import service as audit_service
 from node.cli.common import Config, open_record
 from node.cli.run import stop_event
 from node.identity import owner
@@ -40,7 +42,8 @@ def keeper(config: Config = None) -> None:
     """Judge studies, relay work to the broker and pick up what was left behind."""
     with open_record(config) as (settings, record):
         logs.configure(settings)
-        run_keeper(settings, record, stop_event())
+        with activity.on_record(settings, "keeper"):
+            run_keeper(settings, record, stop_event())
 
 
 def run_keeper(settings: Settings, record: Record, stop: threading.Event) -> None:
@@ -51,6 +54,7 @@ def run_keeper(settings: Settings, record: Record, stop: threading.Event) -> Non
         "sweeper": Sweeper(settings, record).run,
         "relay": relay.run,
         "upkeep": lambda event: run_upkeep(settings, record, event),
+        **audit_service.loops(settings, record),
     }
     threads = [
         threading.Thread(target=_guard, args=(name, loop, stop, failed), name=name, daemon=True)

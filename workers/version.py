@@ -2,14 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.metadata import PackageNotFoundError, version
+from node.version import VERSION
 
-
-def _installed() -> str:
-    try:
-        return version("radnode")
-    except PackageNotFoundError:
-        return "0+unknown"
-
-
-VERSION = _installed()
+__all__ = ["VERSION"]

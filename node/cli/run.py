@@ -10,6 +10,7 @@ import typer
 
 from node import listener as node_listener
 from node import logs, supervisor
+from node.audit import activity
 from node.cli.common import Config, open_record
 from node.processes import report_ready
 from node.settings import load
@@ -31,7 +32,8 @@ def listener(config: Config = None) -> None:
     """Receive studies."""
     with open_record(config) as (settings, record):
         logs.configure(settings)
-        node_listener.run_listener(settings, record, stop_event(), report_ready)
+        with activity.on_record(settings, "listener"):
+            node_listener.run_listener(settings, record, stop_event(), report_ready)
 
 
 def stop_event() -> threading.Event:

@@ -182,7 +182,7 @@ def test_the_oldest_rows_may_go_and_the_rest_still_holds(record: Record) -> None
     verdict = verify(record, early, end)
     assert (verdict.problem, verdict.begins_after, verdict.rows, end.position) == ("", 8, 5, 13)
     with record.read() as session:
-        told = audit.latest(session, "audit_pruned", "retention")
+        told = audit.latest(session, Wanted(events=("audit_pruned",)))
     assert told is not None
     assert told.detail == {"up_to": 8, "digest": early.digest, "rows": 8}
 
@@ -209,9 +209,9 @@ def test_entries_are_found_by_what_is_asked_for(record: Record) -> None:
         (last,) = audit.entries(session, Wanted(), limit=1, newest=True)
         assert (last.position, last.digest) == (None, "")
         assert [one.position for one in audit.entries(session, Wanted(), limit=2)] == [1, 2]
-        found = audit.latest(session, "login", "anna")
+        found = audit.latest(session, Wanted(actor="anna"))
         assert found is not None
-        assert audit.latest(session, "login", "nobody") is None
+        assert audit.latest(session, Wanted(actor="nobody")) is None
     assert found.id == last.id
 
 

@@ -14,7 +14,7 @@ from db.session import Record
 from db.states import DeliveryState
 from db.tables import Audit, Circuit, Delivery, Outbox
 from db.types import utcnow
-from tests.support.records import EXPLICIT, SENDER, finished_job, race, result
+from tests.support.records import EXPLICIT, SENDER, STUDY, finished_job, race, result
 
 OTHER = "host-b:sender-1"
 ENHANCED_SR = "1.2.840.10008.5.1.4.1.1.88.22"
@@ -140,11 +140,9 @@ def test_a_dead_letter_waits_for_a_person_and_is_forgiven(record: Record) -> Non
     assert states(record) == ["DEAD"] * 3
     with record.read() as session:
         events = session.execute(select(Audit.event, Audit.outcome, Audit.detail).order_by(Audit.id)).all()
-    assert next(tuple(e) for e in events if e[0] == "delivery_dead") == (
-        "delivery_dead",
-        "failure",
-        {"destination": "pacs"},
-    )
+    dead = next(e for e in events if e.event == "delivery_dead")
+    assert dead.outcome == "failure"
+    assert (dead.detail["study"], dead.detail["destination"]) == (STUDY, "pacs")
     assert claim(record, first) == []
     messages(record)
     with record.write() as session:

@@ -87,7 +87,7 @@ def test_a_decision_writes_everything_at_once(record: Record) -> None:
         decision = session.scalars(select(RoutingDecision)).one()
         queued = {job.model: job for job in session.scalars(select(Job))}
         assert session.scalars(select(RevisionInstance.instance_id)).all() == [routed.id]
-        assert session.scalars(select(Audit.event)).all() == ["study_routed"]
+        assert session.scalars(select(Audit.event)).all() == ["instances_received", "study_routed"]
     assert (study.state, study.completeness_reason) == (StudyState.COMPLETE, "chest: quiet")
     assert (found.number, found.supersedes_id, found.scope, found.subject) == (1, None, Scope.STUDY, "")
     assert (decision.rules_digest, decision.revision_id, decision.explanation) == ("d" * 64, opened, new.explanation)
