@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +11,6 @@ from models import explain
 from models.calibration import presence, probabilities
 from models.contracts import (
     CodedConcept,
-    Explanation,
     Finding,
     FloatArray,
     GreyImage,
@@ -23,7 +22,7 @@ from models.contracts import (
 from models.errors import NoReadingError, PreprocessError
 from models.gate import require_in_distribution
 from models.manifest import Code, Label
-from models.preprocess import prepare
+from models.preprocess import Prepared, prepare
 from models.registry import Bundle
 from models.runner import Forward, Runner
 from models.series import evenly, heaviest
@@ -41,11 +40,11 @@ def read_image(bundle: Bundle, runner: Runner, image: GreyImage) -> Reading:
     prepared = prepare(bundle.manifest.preprocessing, image)
     forward = runner.run(prepared.input.array[np.newaxis])
     findings = _judged(bundle, forward, "image")
-    maps = maps_of(forward, runner.head)
-    explanations: tuple[Explanation, ...] = tuple(
-        explain.explanation(finding.key, grid, prepared.input.placement)
-        for finding, grid in zip(findings, maps, strict=True)
-        if finding.presence is Presence.PRESENT
+    present = _present(findings)
+    maps = maps_of(forward, runner.head, present) if present else ()
+    explanations = tuple(
+        explain.explanation(findings[label].key, grid, prepared.input.placement)
+        for label, grid in zip(present, maps, strict=True)
     )
     return Reading(findings, explanations, prepared.notes)
 
@@ -61,11 +60,11 @@ def read_series(bundle: Bundle, runner: Runner, count: int, slice_at: SliceReade
     findings = _judged(bundle, forward, "series")
     weights = stack.weights(forward)
     key = heaviest(weights)
-    maps = key_slice_maps(forward, runner.head, stack, key)
+    present = _present(findings)
+    maps = key_slice_maps(forward, runner.head, stack, key, present) if present else ()
     explanations = tuple(
-        explain.explanation(finding.key, grid, stack.placements[key.index], key.index)
-        for finding, grid in zip(findings, maps, strict=True)
-        if finding.presence is Presence.PRESENT
+        explain.explanation(findings[label].key, grid, stack.placements[key.index], key.index)
+        for label, grid in zip(present, maps, strict=True)
     )
     return Reading(findings, explanations, stack.notes, weights)
 
@@ -109,31 +108,49 @@ def prepare_series(bundle: Bundle, count: int, slice_at: SliceReader) -> Stack:
         if place in placements:
             array[number] = array[number - 1]
             continue
-        image = slice_at(place)
-        try:
-            prepared = prepare(bundle.manifest.preprocessing, image)
-        except PreprocessError as error:
-            raise PreprocessError(f"slice {place + 1} of {count}: {error}") from error
+        prepared = _prepare_slice(bundle, slice_at, place, count)
         array[number] = prepared.input.array
         placements[place] = prepared.input.placement
         notes |= dict.fromkeys(prepared.notes)
     return Stack(array, tuple(chosen), placements, tuple(notes))
 
 
-def key_slice_maps(forward: Forward, head: FloatArray | None, stack: Stack, key: SliceWeight) -> FloatArray:
-    """float32 (labels, h, w), the maps of the slice that weighs most, with its weight. Raises NoReadingError."""
+def _prepare_slice(bundle: Bundle, slice_at: SliceReader, place: int, count: int) -> Prepared:
+    image = slice_at(place)
+    try:
+        return prepare(bundle.manifest.preprocessing, image)
+    except PreprocessError as error:
+        raise PreprocessError(f"slice {place + 1} of {count}: {error}") from error
+
+
+def key_slice_maps(
+    forward: Forward, head: FloatArray | None, stack: Stack, key: SliceWeight, labels: Sequence[int] | None = None
+) -> FloatArray:
+    """float32 (labels, h, w), the maps of the slice that weighs most, with its weight. Raises NoReadingError.
+
+    labels: which; None for all.
+    """
     if head is None:
         raise NoReadingError("the runtime gave no linear head; maps of a series cannot be drawn")
-    return explain.slice_map(forward.features[0, stack.chosen.index(key.index)], key.weight, head)
+    features = forward.features[0, stack.chosen.index(key.index)]
+    return explain.slice_map(features, key.weight, head if labels is None else head[:, labels])
 
 
-def maps_of(forward: Forward, head: FloatArray | None) -> FloatArray:
-    """float32 (labels, h, w) of a pass' first image. Raises NoReadingError where the runtime gives no gradient."""
+def maps_of(forward: Forward, head: FloatArray | None, labels: Sequence[int] | None = None) -> FloatArray:
+    """float32 (labels, h, w) of a pass' first image. Raises NoReadingError where the runtime gives no gradient.
+
+    labels: which; None for all.
+    """
     if forward.gradients is not None:
-        return explain.gradient_maps(forward.features[0], forward.gradients[0])
+        gradients = forward.gradients[0] if labels is None else forward.gradients[0][labels]
+        return explain.gradient_maps(forward.features[0], gradients)
     if head is None:
         raise NoReadingError("the runtime gave neither a linear head nor gradients; its maps cannot be drawn")
-    return explain.closed_form_maps(forward.features[0], head)
+    return explain.closed_form_maps(forward.features[0], head if labels is None else head[:, labels])
+
+
+def _present(findings: Sequence[Finding]) -> list[int]:
+    return [label for label, finding in enumerate(findings) if finding.presence is Presence.PRESENT]
 
 
 def _judged(bundle: Bundle, forward: Forward, what: str) -> tuple[Finding, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import weakref
 from collections.abc import Callable
 from dataclasses import replace
 from io import BytesIO
@@ -131,6 +132,19 @@ def test_a_short_series_is_decoded_once_a_slice_and_weighs_the_same(bundle: Bund
     uniform = replace(volume.read(0), pixels=np.zeros((64, 64), np.float32))
     with pytest.raises(PreprocessError, match="slice 1 of 9: image is uniform"):
         prepare_series(bundle, 9, lambda _: uniform)
+
+
+def test_no_more_than_one_decoded_slice_is_held(bundle: Bundle) -> None:
+    volume, alive = open_volume(CHEST), []
+
+    def slice_at(place: int) -> Any:
+        assert not [one for one in alive if one() is not None]
+        image = volume.read(place)
+        alive.append(weakref.ref(image.pixels))
+        return image
+
+    read_series(bundle, load_runner(bundle, "cpu"), len(volume), slice_at)
+    assert len(alive) == SLICES
 
 
 def test_attention_does_not_overflow() -> None:
