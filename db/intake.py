@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
-from sqlalchemy import BindParameter, Connection, Table, bindparam, delete, func, select, union_all, update
+from sqlalchemy import BindParameter, Connection, Table, bindparam, delete, func, literal, select, union_all, update
 from sqlalchemy.orm import Session
 
 from db import audit
@@ -22,15 +22,27 @@ _MOST_EXPECTED = 2**31 - 1
 _STUDIES, _SERIES, _INSTANCES = (cast("Table", table.__table__) for table in (Study, Series, Instance))
 _UIDS: BindParameter[Any] = bindparam("uids", expanding=True)
 _DIGESTS = select(_INSTANCES.c.sop_instance_uid, _INSTANCES.c.sha256).where(_INSTANCES.c.sop_instance_uid.in_(_UIDS))
-_STUDIES_BY_UID = select(_STUDIES.c.id, _STUDIES.c.study_instance_uid, _STUDIES.c.patient_id).where(
-    _STUDIES.c.study_instance_uid.in_(_UIDS)
+# What is known of an instance: its digest, or "" for one that this node made itself.
+_KNOWN = union_all(
+    _DIGESTS,
+    select(Result.sop_instance_uid, literal("")).where(Result.sop_instance_uid.in_(_UIDS)),
+    select(Delivery.sent_sop_instance_uid, literal("")).where(Delivery.sent_sop_instance_uid.in_(_UIDS)),
 )
-_SERIES_BY_UID = select(_SERIES.c.id, _SERIES.c.study_id, _SERIES.c.series_instance_uid).where(
-    _SERIES.c.study_id.in_(bindparam("study_ids", expanding=True)), _SERIES.c.series_instance_uid.in_(_UIDS)
-)
-_OWN_RESULTS = union_all(
-    select(Result.sop_instance_uid).where(Result.sop_instance_uid.in_(_UIDS)),
-    select(Delivery.sent_sop_instance_uid).where(Delivery.sent_sop_instance_uid.in_(_UIDS)),
+_PLACES = (
+    select(
+        _STUDIES.c.study_instance_uid,
+        _STUDIES.c.id.label("study_id"),
+        _STUDIES.c.patient_id,
+        _SERIES.c.series_instance_uid,
+        _SERIES.c.id.label("series_id"),
+    )
+    .select_from(_STUDIES)
+    .outerjoin(
+        _SERIES,
+        (_SERIES.c.study_id == _STUDIES.c.id)
+        & _SERIES.c.series_instance_uid.in_(bindparam("series_uids", expanding=True)),
+    )
+    .where(_STUDIES.c.study_instance_uid.in_(bindparam("study_uids", expanding=True)))
 )
 _TOUCH = (
     update(_STUDIES)
@@ -78,14 +90,20 @@ def record_instances(connection: Connection, arrived: Sequence[NewInstance]) -> 
     that two groups at once wait for each other and never in a circle.
     """
     uids = {one.sop_instance_uid for one in arrived}
-    known = _digests(connection, uids)
+    known: dict[str, str] = {}
+    own: set[str] = set()
+    for uid, digest in connection.execute(_KNOWN, {"uids": list(uids)}):
+        if digest:
+            known[uid] = digest
+        else:
+            own.add(uid)
     # The first of several with one UID stands for it.
     candidates = {one.sop_instance_uid: one for one in reversed(arrived) if one.sop_instance_uid not in known}
-    ordered = [_storable(candidates[uid]) for uid in sorted(candidates)]
+    ordered = [_storable(candidates[uid], own_result=uid in own) for uid in sorted(candidates)]
     taken = _insert(connection, ordered) if ordered else set()
     if len(known) + len(taken) < len(uids):
         # PostgreSQL: another group committed one of them between our look and our insert.
-        known = _digests(connection, uids)
+        known = {row.sop_instance_uid: row.sha256 for row in connection.execute(_DIGESTS, {"uids": list(uids)})}
     outcomes = []
     for one in arrived:
         if one.sop_instance_uid in taken and candidates[one.sop_instance_uid] is one:
@@ -136,13 +154,14 @@ def record_refusal(session: Session, kind: RefusalKind, new: NewRefusal) -> None
     )
 
 
-def _storable(new: NewInstance) -> NewInstance:
+def _storable(new: NewInstance, *, own_result: bool) -> NewInstance:
     """What a peer's header says, made fit for both databases: PostgreSQL takes no NUL and no number beyond 32 bits."""
     expected = new.expected_instances
     if expected is not None and not 0 <= expected <= _MOST_EXPECTED:
         expected = None
     return replace(
         new,
+        own_result=new.own_result or own_result,
         expected_instances=expected,
         patient_id=_text(new.patient_id),
         patient_name=_text(new.patient_name),
@@ -157,28 +176,21 @@ def _text(value: str) -> str:
     return value.replace("\0", "\N{REPLACEMENT CHARACTER}").encode("utf-8", "replace").decode("utf-8")
 
 
-def _digests(connection: Connection, uids: Collection[str]) -> dict[str, str]:
-    found = connection.execute(_DIGESTS, {"uids": list(uids)})
-    return {row.sop_instance_uid: row.sha256 for row in found}
+@dataclass(frozen=True)
+class _Places:
+    """Rows that instances belong to: studies (row id, Patient ID) by UID, series by study's row id and UID."""
+
+    studies: dict[str, tuple[int, str]]
+    series: dict[tuple[int, str], int]
 
 
 def _insert(connection: Connection, ordered: list[NewInstance]) -> set[str]:
     """Write instances with what they belong to; gives the UIDs of those that nobody else had written meanwhile."""
-    studies, opened_studies = _studies(connection, ordered)
-    series, opened_series = _series(connection, ordered, studies)
-    own = set(connection.scalars(_OWN_RESULTS, {"uids": [one.sop_instance_uid for one in ordered]}))
-    rows = [
-        _instance_row(
-            one,
-            studies[one.study_instance_uid],
-            series[studies[one.study_instance_uid].id, one.series_instance_uid],
-            own_result=one.own_result or one.sop_instance_uid in own,
-        )
-        for one in ordered
-    ]
+    places, opened_studies, opened_series = _make_places(connection, ordered)
+    rows = [_instance_row(one, places) for one in ordered]
     statement = insert_or_ignore(connection, Instance).returning(_INSTANCES.c.sop_instance_uid)
     taken = set(connection.scalars(statement, rows))
-    touched = _touch(connection, [one for one in ordered if one.sop_instance_uid in taken], studies)
+    touched = _touch(connection, [one for one in ordered if one.sop_instance_uid in taken], places)
     if len(taken) < len(ordered):
         # Neither a study nor a series must stay behind empty.
         kept = {row["series_id"] for row in rows if row["sop_instance_uid"] in taken}
@@ -198,56 +210,51 @@ def _insert(connection: Connection, ordered: list[NewInstance]) -> set[str]:
     return taken
 
 
-def _studies(connection: Connection, ordered: list[NewInstance]) -> tuple[dict[str, Any], set[int]]:
-    """Their studies by UID, and the row ids of those that this call made."""
-    wanted = {one.study_instance_uid: one for one in reversed(ordered)}
-    found = _found_studies(connection, wanted)
-    missing = [wanted[uid] for uid in sorted(wanted) if uid not in found]
-    if not missing:
-        return found, set()
-    statement = insert_or_ignore(connection, Study).returning(_STUDIES.c.id)
-    opened = set(connection.scalars(statement, [_study_row(one) for one in missing]))
-    return _found_studies(connection, wanted), opened
-
-
-def _found_studies(connection: Connection, uids: Collection[str]) -> dict[str, Any]:
-    return {row.study_instance_uid: row for row in connection.execute(_STUDIES_BY_UID, {"uids": list(uids)})}
-
-
-def _series(
-    connection: Connection, ordered: list[NewInstance], studies: dict[str, Any]
-) -> tuple[dict[tuple[int, str], int], set[int]]:
-    """Row ids of their series by (study's row id, UID), and of those that this call made."""
-    wanted = {(studies[one.study_instance_uid].id, one.series_instance_uid): one for one in reversed(ordered)}
-    found = _found_series(connection, wanted)
-    missing = [key for key in sorted(wanted) if key not in found]
-    if not missing:
-        return found, set()
+def _make_places(connection: Connection, ordered: list[NewInstance]) -> tuple[_Places, set[int], set[int]]:
+    """Where the instances belong, and the row ids of the studies and of the series that this call made."""
+    by_study = {one.study_instance_uid: one for one in reversed(ordered)}
+    places = _find_places(connection, ordered)
+    opened_studies: set[int] = set()
+    missing = [by_study[uid] for uid in sorted(by_study) if uid not in places.studies]
+    if missing:
+        statement = insert_or_ignore(connection, Study).returning(_STUDIES.c.id)
+        opened_studies = set(connection.scalars(statement, [_study_row(one) for one in missing]))
+        places = _find_places(connection, ordered)
+    by_series = {(places.studies[one.study_instance_uid][0], one.series_instance_uid): one for one in reversed(ordered)}
+    absent = [key for key in sorted(by_series) if key not in places.series]
+    if not absent:
+        return places, opened_studies, set()
     rows = [
         {
             "study_id": study_id,
             "series_instance_uid": uid,
-            "modality": wanted[study_id, uid].modality,
-            "series_description": wanted[study_id, uid].series_description,
+            "modality": by_series[study_id, uid].modality,
+            "series_description": by_series[study_id, uid].series_description,
         }
-        for study_id, uid in missing
+        for study_id, uid in absent
     ]
-    opened = set(connection.scalars(insert_or_ignore(connection, Series).returning(_SERIES.c.id), rows))
-    return _found_series(connection, wanted), opened
+    opened_series = set(connection.scalars(insert_or_ignore(connection, Series).returning(_SERIES.c.id), rows))
+    return _find_places(connection, ordered), opened_studies, opened_series
 
 
-def _found_series(connection: Connection, keys: Collection[tuple[int, str]]) -> dict[tuple[int, str], int]:
-    ids, uids = [key[0] for key in keys], [key[1] for key in keys]
-    # Every pair of the two lists, so perhaps more than asked for.
-    found = connection.execute(_SERIES_BY_UID, {"study_ids": ids, "uids": uids})
-    return {(row.study_id, row.series_instance_uid): row.id for row in found}
+def _find_places(connection: Connection, ordered: list[NewInstance]) -> _Places:
+    wanted = {
+        "study_uids": list({one.study_instance_uid for one in ordered}),
+        "series_uids": list({one.series_instance_uid for one in ordered}),
+    }
+    found = _Places({}, {})
+    for study_uid, study_id, patient_id, series_uid, series_id in connection.execute(_PLACES, wanted):
+        found.studies[study_uid] = study_id, patient_id
+        if series_id is not None:
+            found.series[study_id, series_uid] = series_id
+    return found
 
 
-def _touch(connection: Connection, taken: list[NewInstance], studies: dict[str, Any]) -> set[int]:
+def _touch(connection: Connection, taken: list[NewInstance], places: _Places) -> set[int]:
     """The studies have news: whoever was deciding on one must look again, and a late image reopens it."""
     news: dict[int, list[NewInstance]] = {}
     for one in taken:
-        news.setdefault(studies[one.study_instance_uid].id, []).append(one)
+        news.setdefault(places.studies[one.study_instance_uid][0], []).append(one)
     changes = [
         {
             "study_id": study_id,
@@ -282,11 +289,12 @@ def _study_row(new: NewInstance) -> dict[str, Any]:
     }
 
 
-def _instance_row(new: NewInstance, study: Any, series_id: int, *, own_result: bool) -> dict[str, Any]:
-    mismatch = study.patient_id != new.patient_id
+def _instance_row(new: NewInstance, places: _Places) -> dict[str, Any]:
+    study_id, patient_id = places.studies[new.study_instance_uid]
+    mismatch = patient_id != new.patient_id
     return {
-        "study_id": study.id,
-        "series_id": series_id,
+        "study_id": study_id,
+        "series_id": places.series[study_id, new.series_instance_uid],
         "sop_instance_uid": new.sop_instance_uid,
         "sop_class_uid": new.sop_class_uid,
         "transfer_syntax_uid": new.transfer_syntax_uid,
@@ -296,7 +304,7 @@ def _instance_row(new: NewInstance, study: Any, series_id: int, *, own_result: b
         "size_bytes": new.size_bytes,
         "sha256": new.sha256,
         "facts": new.facts,
-        "own_result": own_result,
+        "own_result": new.own_result,
         "calling_ae": new.calling_ae,
         "called_ae": new.called_ae,
         "peer_address": new.peer_address,

@@ -61,14 +61,16 @@ class ForwardFile:
     def read(self, count: int, /) -> bytes:
         """``count`` bytes, or fewer at the end."""
         offset = self._position - self._start
-        if offset + count > len(self._piece):
+        end = offset + count
+        if end > len(self._piece):
             parts = [bytes(self._piece[offset:])]
             have = len(parts[0])
             while have < count and (piece := next(self._pieces, b"")):
                 parts.append(bytes(piece))
                 have += len(piece)
-            self._piece, self._start, offset = b"".join(parts), self._position, 0
-        data = bytes(self._piece[offset : offset + count])
+            self._piece, self._start = b"".join(parts), self._position
+            offset, end = 0, count
+        data = bytes(self._piece[offset:end])
         self._position += len(data)
         return data
 

@@ -106,9 +106,9 @@ class _Walker:
 
     def elements(self, stop_at_pixels: bool) -> Iterator[Element]:
         self._file.seek(self._position)
-        while not self._at_end():
-            start = self._position
-            tag, vr, length = self._header(self._implicit)
+        while first := self._beginning():
+            start = self._position - 8
+            tag, vr, length = self._header(first, self._implicit)
             value_start = self._position
             if tag in (_ITEM_END, _SEQUENCE_END):
                 return
@@ -124,27 +124,26 @@ class _Walker:
             # Whoever consumes the walk may have read from the same file.
             self._file.seek(self._position)
 
-    def _at_end(self) -> bool:
-        left = self._size - self._position
-        tail = self._file.read(min(left, 8))
-        self._file.seek(self._position)
-        if len(tail) == 8:
-            return False
+    def _beginning(self) -> bytes:
+        """The first eight bytes of a top-level element; b"" where there is none any more."""
+        data = self._file.read(min(self._size - self._position, 8))
+        if len(data) == 8:
+            self._position += 8
+            return data
         # Some writers pad files; zeros too short for an element are no loss.
-        if any(tail):
+        if any(data):
             raise HeaderError("truncated: the data ends inside an element's header")
-        return True
+        return b""
 
-    def _header(self, implicit: bool) -> tuple[int, bytes, int]:
+    def _header(self, first: bytes, implicit: bool) -> tuple[int, bytes, int]:
         self._left -= 1
         if self._left < 0:
             raise HeaderError(f"more than {MOST_ELEMENTS} elements")
-        data = self._take(8)
-        group, element, vr, length = self._explicit_header.unpack(data)
+        group, element, vr, length = self._explicit_header.unpack(first)
         tag = group << 16 | element
         if implicit or group == 0xFFFE or not (vr.isalpha() and vr.isupper()):
             # Some writers change to implicit VR inside explicit datasets.
-            return tag, b"", self._implicit_header.unpack(data)[2]
+            return tag, b"", self._implicit_header.unpack(first)[2]
         if vr in LONG_VRS:
             return tag, vr, self._long.unpack(self._take(4))[0]
         return tag, vr, length
@@ -171,7 +170,7 @@ class _Walker:
             if self._position > top.end:
                 raise HeaderError("malformed: an item is longer than the sequence around it")
             return _CLOSED
-        tag, vr, length = self._header(top.implicit_vr)
+        tag, vr, length = self._header(self._take(8), top.implicit_vr)
         if tag == (_ITEM_END if top.is_item else _SEQUENCE_END):
             return _CLOSED
         if not top.is_item:

@@ -26,6 +26,7 @@ def run_listener(settings: Settings, record: Record, stop: threading.Event, read
     """
     name = listener_name(settings)
     incoming = storage.incoming_dir(settings.data_dir, name).resolve()
+    storage.make_folders(settings.data_dir)
     left = storage.unfinished(settings.data_dir.resolve(), incoming, time.time())
     server = scp.start(settings, Handlers(settings, record, name))
     # Only now: had another listener this address, its files would be among them.

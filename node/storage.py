@@ -127,6 +127,18 @@ def incoming_dir(data_dir: Path, owner: str = "written") -> Path:
     return folder
 
 
+def make_folders(data_dir: Path) -> None:
+    """Make the folders of received images at once, so that no image pays for its own. Raises StorageFull."""
+    parent = data_dir / INSTANCES
+    try:
+        _make_folders(data_dir, parent)
+        for number in range(256):
+            (parent / f"{number:02x}").mkdir(mode=0o700, exist_ok=True)
+        _sync(parent)
+    except OSError as error:
+        raise _not_durable(parent, error) from error
+
+
 def unfinished(data_dir: Path, own: Path, now: float) -> list[Path]:
     """What nobody will finish any more, and nobody was told Success for.
 
