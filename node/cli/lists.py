@@ -1,4 +1,4 @@
-"""`radnode studies | instances | jobs | deliveries | retry | audit`: the record, for people and scripts."""
+"""`radnode studies | instances | jobs | deliveries | retry`: the record, for people and scripts."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import typer
 from db import deliveries as db_deliveries
 from db import jobs as db_jobs
 from db import listing
-from node.cli.common import EXIT_FAILED, Config, Json, err, later, open_record, show
+from node.cli.common import EXIT_FAILED, Config, Json, err, open_record, show
 
 ACTOR = "command line"
 
@@ -18,7 +18,6 @@ instances_app = typer.Typer()
 jobs_app = typer.Typer()
 deliveries_app = typer.Typer()
 retry_app = typer.Typer()
-audit_app = typer.Typer(no_args_is_help=True)
 
 
 @studies_app.command()
@@ -81,14 +80,3 @@ def retry(
     err.print(f"{tried} parked jobs and {letters} dead letters are tried again.")
     if (job or destination) and not tried and not letters:
         raise typer.Exit(EXIT_FAILED)
-
-
-@audit_app.callback()
-def audit() -> None:
-    """What happened, for the record."""
-
-
-@audit_app.command()
-def export() -> None:
-    """Export the audit trail (a release to come)."""
-    later("`radnode audit export`")
