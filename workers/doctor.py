@@ -25,7 +25,7 @@ from node import broker, scu, storage
 from node.cli.common import EXIT_FAILED, Config, Json, out
 from node.settings import Peer, Settings, load
 from node.syntaxes import decodable_transfer_syntaxes, undecodable_transfer_syntaxes
-from workers.loaded import LoadedModels
+from workers.loaded import LoadedModels, ModelUnusable
 
 app = typer.Typer()
 
@@ -240,9 +240,15 @@ def _try_models(settings: Settings, models: LoadedModels) -> Iterator[Finding]:
         def look(wanted: str = model_id) -> str:
             loaded = models.get(wanted)
             off = check_golden(loaded.bundle, loaded.runner)
+            if loaded.bundle.manifest.series is not None and (alone := _image_by_image(settings, wanted)):
+                raise ModelUnusable(f"it reads series, but routes {', '.join(alone)} hand it one image at a time")
             return f"version {loaded.bundle.manifest.version} answers its test vectors (largest difference {off:.1e})"
 
         yield _attempt(f"model {model_id}", look, "Install the model again, or mend the routes that name it.")
+
+
+def _image_by_image(settings: Settings, model_id: str) -> list[str]:
+    return [route.name for route in settings.routes if route.mode == "instance" and model_id in route.models]
 
 
 def _wanted(settings: Settings) -> Iterable[str]:

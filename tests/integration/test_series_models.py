@@ -29,6 +29,7 @@ from tests.support.result_samples import provenance
 from tests.support.series import SLICES, ct_slice, lively_series_bundle, series_document, write_slice
 from tests.support.shared import shared_dicom
 from workers.analysis import Analysis, SourceInput, analyse
+from workers.doctor import Finding, Grade, examine
 from workers.loaded import Loaded
 from workers.pixels import Limits, open_volume
 from workers.results import build_results
@@ -267,3 +268,22 @@ def test_each_series_of_a_study_is_read_by_itself(loaded: Loaded, tmp_path: Path
     assert not outcomes[coronal].read
     report = srread(BytesIO(build_results(analysis.sources, provenance())[0].data))
     assert report.CompletionFlag == "PARTIAL"
+
+
+def test_doctor_finds_a_route_that_hands_a_series_model_single_images(bundle: Bundle, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    shutil.copytree(bundle.folder, store / "test-model")
+    keras = series_document(store / "test-model") | {"runtime": {"cpu": "keras", "gpu": "keras"}}
+    bundles.write_manifest(store / "test-model", keras)
+
+    def found(mode: str) -> Finding:
+        config = tmp_path / f"{mode}.toml"
+        config.write_text(
+            f'data_dir = "{tmp_path / "data"}"\n[work]\nmodel_dirs = ["{store}"]\n'
+            f'[[routes]]\nname = "ct"\nmodels = ["test-model"]\nmode = "{mode}"\nmatch = {{ modality = ["CT"] }}\n'
+        )
+        return next(one for one in examine(config) if one.check == "model test-model")
+
+    assert found("study").grade is Grade.OK
+    assert found("instance").grade is Grade.FAIL
+    assert "routes ct hand it one image at a time" in found("instance").detail
