@@ -21,15 +21,17 @@ from db.tables import Audit, Delivery, Instance, Job, Revision, Series, Study
 MOST_ROWS = 200
 _PRESENT = '%"presence": "present"%'
 _NO_JOB = "stored"
+# The most urgent first.
+PRIORITIES = ("stat", "urgent", "routine")
 
 
 @dataclass(frozen=True)
 class Filter:
     """What a page shows; empty values filter nothing.
 
-    state: `receiving`, `stored` (no model reads it) or a job's state in lower case. text: the beginning of a patient's
-    name or id, an accession number or a Study Instance UID. positive: at least one finding is present. uid: the
-    beginning of a Study Instance UID, and of nothing else.
+    state: `receiving`, `stored` (no model reads it) or a job's state in lower case. priority: as `priority` says.
+    text: the beginning of a patient's name or id, an accession number or a Study Instance UID. positive: at least one
+    finding is present. uid: the beginning of a Study Instance UID, and of nothing else.
     """
 
     state: str = ""
@@ -109,7 +111,7 @@ class Page:
 
 
 def page(session: Session, wanted: Filter, *, after: Cursor | None = None, limit: int = 50) -> Page:
-    """One page of the worklist, newest first. A page of positives may be short although more follow."""
+    """One page of the worklist, newest first. A page of positives or of a priority may be short though more follow."""
     limit = max(1, min(limit, MOST_ROWS))
     query = select(Study.id, Study.last_received_at).where(*_conditions(wanted))
     if after is not None:
@@ -119,9 +121,11 @@ def page(session: Session, wanted: Filter, *, after: Cursor | None = None, limit
     query = query.order_by(Study.last_received_at.desc(), Study.id.desc()).limit(limit + 1)
     keys = [(row[0], row[1]) for row in session.execute(query)]
     rows = _rows(session, [key[0] for key in keys[:limit]])
+    # The database looks into the text of the summaries; what it cannot tell apart is told apart here.
     if wanted.positive:
-        # The database looks into the text of the summaries; what it cannot tell apart is told apart here.
         rows = tuple(row for row in rows if any(is_positive(job) for job in row.jobs if job.current))
+    if wanted.priority:
+        rows = tuple(row for row in rows if priority(row) == wanted.priority)
     following = None
     if len(keys) > limit:
         last_id, last_received_at = keys[limit - 1]
@@ -144,6 +148,14 @@ def images(job: JobView) -> list[dict[str, Any]]:
     """What the job says of each image, and nothing of what a version in the shadow said."""
     listed = job.summary.get("images", [])
     return [one for one in listed if isinstance(one, dict)] if isinstance(listed, list) else []
+
+
+def priority(row: StudyRow) -> str:
+    """How soon a person should look: the most urgent of what was ordered and what was found; "" without a job."""
+    jobs = [job for job in row.jobs if job.current]
+    said = {job.priority for job in jobs}
+    said |= {found.get("priority", "") for job in jobs for found in findings(job) if found.get("presence") == "present"}
+    return next((one for one in PRIORITIES if one in said), PRIORITIES[-1] if jobs else "")
 
 
 def is_positive(job: JobView) -> bool:
@@ -175,7 +187,9 @@ def _conditions(wanted: Filter) -> list[ColumnElement[bool]]:
     elif wanted.state:
         found.append(Study.id.in_(select(Job.study_id).where(Job.state == JobState(wanted.state.upper()))))
     if wanted.priority:
-        found.append(Study.id.in_(select(Job.study_id).where(Job.priority == wanted.priority)))
+        summary = cast(Job.summary, Text)
+        raised = and_(summary.like(_PRESENT), summary.contains(f'"priority": "{wanted.priority}"', autoescape=True))
+        found.append(Study.id.in_(select(Job.study_id).where(or_(Job.priority == wanted.priority, raised))))
     if wanted.model:
         found.append(Study.id.in_(select(Job.study_id).where(Job.model == wanted.model)))
     if wanted.positive:

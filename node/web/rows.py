@@ -29,7 +29,6 @@ _WORDS = {
     JobState.DONE: ("done", "read"),
     JobState.SUPERSEDED: ("superseded", "replaced"),
 }
-_PRIORITIES = ("stat", "urgent", "routine")
 _DELIVERY_WORDS = {
     DeliveryState.DEAD: "given up",
     DeliveryState.PENDING: "waiting",
@@ -85,8 +84,9 @@ def line(row: StudyRow, web: Web, now: datetime, *, show_patient: bool) -> Line:
     """One line; without `show_patient` nothing in it says who it is."""
     jobs = [job for job in row.jobs if job.current]
     state, state_text, reason = _state(row, jobs)
-    priority = next((p for p in _PRIORITIES if any(job.priority == p for job in jobs)), "routine" if jobs else "")
-    target_s = web.target_s(priority)
+    # What is found raises a study's priority, but comes too late to be a target for finding it.
+    ordered = next((one for one in worklist.PRIORITIES if any(job.priority == one for job in jobs)), "")
+    target_s = web.target_s(ordered)
     ended = [job.finished_at for job in jobs]
     over = max((at for at in ended if at is not None), default=now) if all(ended) and jobs else now
     # A study that no model reads has no target to miss.
@@ -101,7 +101,7 @@ def line(row: StudyRow, web: Web, now: datetime, *, show_patient: bool) -> Line:
         description=row.description if show_patient else "",
         modalities=row.modalities,
         body_parts=row.body_parts,
-        priority=priority,
+        priority=worklist.priority(row),
         age_s=age_s,
         target_s=target_s,
         late=age_s > target_s and bool(jobs),

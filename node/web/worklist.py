@@ -24,7 +24,7 @@ from node.web.schemas import StudiesAnswer, StudyAnswer
 
 STATES = ("receiving", "stored", *(state.value.lower() for state in JobState))
 DELIVERIES = tuple(state.value.lower() for state in DeliveryState)
-PRIORITIES = ("stat", "urgent", "routine")
+PRIORITIES = worklist.PRIORITIES
 PAGE_ROWS = 50
 _CURSOR = re.compile(r"(\d{1,20})-(\d{1,18})")
 

@@ -32,6 +32,7 @@ from tests.support.records import (
 def reading(probability: float, *, shadow: bool = False) -> dict[str, object]:
     presence = "present" if probability >= 0.5 else "absent"
     found = {"label": "pneumonia", "presence": presence, "probability": probability, "threshold": 0.5}
+    found["priority"] = "urgent"
     images = {"images": [{"sop_instance_uid": f"{STUDY}.1.1", "analysed": True, "findings": [found]}]}
     return {"images": [], "shadow": images} if shadow else images
 
@@ -143,6 +144,7 @@ def mixed(record: Record) -> Record:
         ({"state": "done"}, {"5.1", "5.2", "5.6"}),
         ({"state": "parked"}, set()),
         ({"priority": "stat"}, {"5.1"}),
+        ({"priority": "routine"}, {"5.2", "5.3", "5.6"}),
         ({"model": "mg"}, {"5.2"}),
         ({"modality": "MG"}, {"5.4"}),
         ({"delivery": "pending"}, {"5.1"}),
@@ -162,6 +164,17 @@ def mixed(record: Record) -> Record:
 )
 def test_filters_find_what_they_say(mixed: Record, wanted: dict[str, object], found: set[str]) -> None:
     assert set(uids(page(mixed, **wanted))) == found
+
+
+def test_a_finding_raises_the_priority_and_nothing_lowers_it(record: Record) -> None:
+    for number, ordered in ((1, "routine"), (2, "stat"), (3, "routine")):
+        job_id = queued_job(record, f"5.{number}", number, priority=ordered)
+        finish(record, job_id, outcome(summary=reading(0.1 if number == 3 else 0.9), destinations=()))
+    receive(record, image(4, "5.4"))
+    told = {row.study_instance_uid: worklist.priority(row) for row in page(record).rows}
+    assert told == {"5.1": "urgent", "5.2": "stat", "5.3": "routine", "5.4": ""}
+    assert uids(page(record, priority="urgent")) == ["5.1"]
+    assert uids(page(record, priority="routine")) == ["5.3"]
 
 
 def test_a_page_of_positives_goes_on_after_what_only_looked_positive(mixed: Record) -> None:
@@ -214,9 +227,11 @@ def test_a_study_in_detail(record: Record) -> None:
         path = study_details.stored_file(session, "5.1", shown.sop_instance_uid)
         assert study_details.stored_file(session, "5.2", shown.sop_instance_uid) is None
         assert study_details.stored_file(session, "5.1", f"{STUDY}.1.2") is None
-        assert study_details.history(session, "5.2", []) == []
+        others = study_details.history(session, "5.2", [])
+    assert {event for _, event, _, _ in others} <= {"instances_received"}
     assert (shown.state, shown.reason, shown.rows) == (InstanceState.NOT_ANALYSED, "lateral view", 2)
     assert path == "instances/1.dcm"
     assert (found.kind, found.path, found.job_id) == ("SR", "results/1.dcm", job_id)
     assert [(one.destination, one.state) for one in found.deliveries] == [("pacs", DeliveryState.PENDING)]
-    assert [event for _, event, _, _ in history] == ["study_routed", "patient_mismatch", "job_finished"]
+    told = [event for _, event, _, _ in history if event != "instances_received"]
+    assert told == ["study_routed", "patient_mismatch", "job_finished"]

@@ -89,6 +89,7 @@ def test_every_page_comes_within_a_fifth_of_a_second(large: Record) -> None:
         "first page": (Filter(), None),
         "deep page": (Filter(), deep),
         "few": (Filter(priority="stat"), None),
+        "many": (Filter(priority="routine"), None),
         "fewer": (Filter(state="parked"), None),
         "all": (Filter(state="done", model="cxr"), None),
         "none": (Filter(modality="XA"), None),
