@@ -1,6 +1,6 @@
 #!/bin/sh
-# The real peers that the tests speak with: Orthanc, DCMTK, PostgreSQL, Redis and PixelMed's SR validator, from Debian
-# or Ubuntu. Instant and without a network when all of them are there.
+# The real peers that the tests speak with: Orthanc, DCMTK, PostgreSQL, Redis, rsyslog and PixelMed's SR validator, from
+# Debian or Ubuntu. Instant and without a network when all of them are there.
 set -eu
 
 # What is looked for, and the package that brings it.
@@ -15,13 +15,16 @@ postgres:postgresql
 redis-server:redis-server
 DicomSRValidator:pixelmed-apps
 java:default-jre-headless
+rsyslogd:rsyslog
+lmnsd_gtls.so:rsyslog-gnutls
 LIST
 }
 
 present() {
-    # PostgreSQL's programs stand in a folder of their version, Orthanc where only root's PATH leads.
-    for program in "/usr/sbin/$1" /usr/lib/postgresql/*/bin/"$1"; do
-        [ -x "$program" ] && return 0
+    # PostgreSQL's programs stand in a folder of their version, Orthanc where only root's PATH leads; rsyslog's TLS is a
+    # library of its own.
+    for program in "/usr/sbin/$1" /usr/lib/postgresql/*/bin/"$1" /usr/lib/*/rsyslog/"$1"; do
+        [ -r "$program" ] && return 0
     done
     command -v "$1" >/dev/null 2>&1
 }
@@ -66,7 +69,7 @@ if [ "$started" = no ] && command -v systemctl >/dev/null 2>&1 && [ -d /run/syst
     # Not started now, and not at the next boot either.
     for package in $wanted; do
         case $package in
-            orthanc | postgresql | redis-server) systemctl disable --quiet "$package" || echo "could not disable the service $package" >&2 ;;
+            orthanc | postgresql | redis-server | rsyslog) systemctl disable --quiet "$package" || echo "could not disable the service $package" >&2 ;;
         esac
     done
 fi

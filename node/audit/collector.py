@@ -28,6 +28,10 @@ class CollectorAway(RetriableError):
     """The collector did not take the batch."""
 
 
+class _NotRead(OSError):
+    """The other side's machine has thrown away what it had not given to the collector yet."""
+
+
 def send(settings: AuditTrail, frames: Sequence[bytes]) -> None:
     """Deliver a batch. Raises CollectorAway, or ConfigError where certificates cannot be read."""
     connect = _tls(settings) if settings.transport == "tls" else _plain
@@ -42,6 +46,11 @@ def send(settings: AuditTrail, frames: Sequence[bytes]) -> None:
         raise CollectorAway(
             f"the collector at {settings.collector} shows a certificate that [audit] ca does not vouch for, or of "
             f"another host ({error.verify_message}); check both"
+        ) from error
+    except (BrokenPipeError, ConnectionResetError, _NotRead) as error:
+        raise CollectorAway(
+            f"the collector at {settings.collector} closed the connection before it had read everything; see its log: "
+            "it may want a certificate, which [audit] certificate names"
         ) from error
     except OSError as error:
         raise CollectorAway(
@@ -91,7 +100,7 @@ def _acknowledged(stream: socket.socket, timeout_s: float) -> None:
     while True:
         failed = stream.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         if failed:
-            raise ConnectionError(f"error {failed} after the last octet")
+            raise _NotRead(failed, "after the last octet")
         fcntl.ioctl(stream, termios.TIOCOUTQ, left)
         if left[0] == 0:
             return
