@@ -1,4 +1,4 @@
-.PHONY: setup peers lint check demo test
+.PHONY: setup peers lint check demo test soak
 
 setup: .venv/ready
 
@@ -21,10 +21,14 @@ lint: setup
 
 # What a change needs before it is shown to anybody: a minute, no peers.
 check: lint
-	.venv/bin/python -m pytest -q -m "not e2e and not tensorflow" tests/unit
+	.venv/bin/python -m pytest -q -m "not e2e and not tensorflow and not soak" tests/unit
 
 demo: setup
 	.venv/bin/radnode demo
 
 test: setup peers lint
 	.venv/bin/python -m pytest -q --durations=15
+
+# What takes minutes: load, faults and mutants in numbers.
+soak: setup peers
+	.venv/bin/python -m pytest -q --durations=15 -m soak
