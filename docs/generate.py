@@ -81,6 +81,7 @@ STATUS_MEANINGS = {
         "The command's SOP class is not the one negotiated for its presentation context.",
     ),
     Status.NOT_AUTHORISED: ("C-STORE", "Not answered in this release: who may not send gets no association."),
+    Status.UNRECOGNISED_OPERATION: ("any other request", "The node serves C-ECHO, C-STORE and commitment reports."),
     Status.OUT_OF_RESOURCES: (
         "C-STORE",
         "Disk below `limits.min_free_bytes`, or no record: try again.",
