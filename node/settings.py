@@ -34,7 +34,7 @@ class Section(BaseModel):
 
 
 class Limits(Section):
-    """What one peer may take from the node. pynetdicom's own defaults are ten associations and no size limit."""
+    """What one peer may take from the node."""
 
     max_associations: int = Field(50, ge=1, le=1000, description="Associations at once; more are rejected (transient).")
     max_pdu_bytes: int = Field(131072, ge=4096, le=1048576, description="Largest PDU offered, in bytes.")
@@ -42,9 +42,11 @@ class Limits(Section):
     max_inflated_bytes: int = Field(
         512 * 1024**2, ge=1024, description="Largest deflated data set once inflated, in bytes."
     )
-    acse_timeout_s: float = Field(30.0, gt=0, description="Seconds to wait for association messages.")
-    dimse_timeout_s: float = Field(30.0, gt=0, description="Seconds to wait for the rest of a DIMSE message.")
-    network_timeout_s: float = Field(60.0, gt=0, description="Idle seconds after which an association is aborted.")
+    acse_timeout_s: float = Field(20.0, gt=0, description="Seconds for a TLS handshake, and for an association request.")
+    dimse_timeout_s: float = Field(
+        20.0, gt=0, description="Seconds to wait for the rest of a DIMSE message; one more for each KiB of it."
+    )
+    network_timeout_s: float = Field(25.0, gt=0, description="Idle seconds after which an association is aborted.")
     min_free_bytes: int = Field(
         1024**3, ge=0, description="Free disk below which C-STORE is answered 0xA700, in bytes."
     )

@@ -5,12 +5,14 @@ from __future__ import annotations
 import struct
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 from sqlalchemy import select
@@ -19,9 +21,19 @@ from db.session import Record
 from db.tables import Instance, Refusal
 from node.settings import Peer, Settings, load
 from tests.support.processes import free_port
+from tests.support.raw_association import ECHO, RELEASE_RQ, associated, echo_command, message, with_length
 
 ROOT = Path(__file__).parents[2]
 CR = "1.2.840.10008.5.1.4.1.1.1"
+
+
+@dataclass(frozen=True)
+class Usage:
+    """Threads, open files and sockets, and resident memory of a process."""
+
+    threads: int
+    files: int
+    resident_bytes: int
 
 
 @dataclass
@@ -29,6 +41,7 @@ class Listener:
     settings: Settings
     record: Record
     process: subprocess.Popen[str]
+    log: Path
 
     @property
     def port(self) -> int:
@@ -50,6 +63,21 @@ class Listener:
         with self.record.read() as session:
             return list(session.scalars(select(Refusal)))
 
+    def usage(self) -> Usage:
+        """What the process holds now."""
+        process = psutil.Process(self.process.pid)
+        with process.oneshot():
+            return Usage(process.num_threads(), process.num_fds(), process.memory_info().rss)
+
+    def echoes(self, within_s: float = 2.0) -> bool:
+        """Whether C-ECHO is answered in time."""
+        began = time.monotonic()
+        with associated(self.port, timeout_s=within_s) as raw:
+            raw.send(message(ECHO, with_length(echo_command())))
+            answer = raw.read()
+            raw.send(RELEASE_RQ)
+        return answer is not None and answer.status == 0 and time.monotonic() - began < within_s
+
     def incoming(self) -> list[Path]:
         return [path for path in (self.settings.data_dir / "incoming").rglob("*") if path.is_file()]
 
@@ -63,18 +91,21 @@ def running(folder: Path, more: str = "", *, port: int | None = None) -> Iterato
         f"{more}\n" + ("" if "[limits]" in more else "[limits]\nmin_free_bytes = 0\n")
     )
     settings = load(config)
-    process = subprocess.Popen(
-        [sys.executable, "-m", "tests.support.listener_process", str(config)],
-        cwd=ROOT,
-        env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"},
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+    log = folder / "listener.log"
+    with log.open("ab") as errors:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "tests.support.listener_process", str(config)],
+            cwd=ROOT,
+            env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"},
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+        )
     record = Record(settings.record_url)
     try:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
-        yield Listener(settings, record, process)
+        yield Listener(settings, record, process, log)
     finally:
         process.terminate()
         assert process.wait(15) == 0
