@@ -1,6 +1,6 @@
 #!/bin/sh
-# The real peers that the tests speak with: Orthanc, DCMTK, PostgreSQL, Redis, rsyslog and PixelMed's SR validator, from
-# Debian or Ubuntu. Instant and without a network when all of them are there.
+# The real peers that the tests speak with: Orthanc, DCMTK, PostgreSQL, Redis, rsyslog and PixelMed's SR validator, and
+# a browser, from Debian or Ubuntu. Instant and without a network when all of them are there.
 set -eu
 
 # What is looked for, and the package that brings it.
@@ -15,6 +15,7 @@ postgres:postgresql
 redis-server:redis-server
 DicomSRValidator:pixelmed-apps
 java:default-jre-headless
+chromium:chromium
 rsyslogd:rsyslog
 lmnsd_gtls.so:rsyslog-gnutls
 LIST

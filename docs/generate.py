@@ -19,6 +19,7 @@ import typer
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from db.session import Record
 from db.states import TRANSITIONS
 from models.registry import SHIPPED
 from node.cli.main import GROUP, SUMMARIES
@@ -26,6 +27,8 @@ from node.rules import Match, Route
 from node.settings import Peer, Settings
 from node.statuses import Status
 from node.syntaxes import decodable_transfer_syntaxes, readable_sop_classes, storage_sop_classes
+from node.web.app import create_app
+from node.web.permissions import ROLE_PERMISSIONS, Permission, Role
 
 ROOT = Path(__file__).resolve().parents[1]
 BEGIN, END = "<!-- generated: {} -->", "<!-- end of {} -->"
@@ -327,12 +330,28 @@ def _table(head: tuple[str, ...], rows: list[Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def permissions() -> str:
+    """The rights of each role."""
+    rows = [
+        (f"`{one.value}`", *("yes" if one in ROLE_PERMISSIONS[role] else "" for role in Role)) for one in Permission
+    ]
+    return _table(("right", *(role.value for role in Role)), rows)
+
+
+def openapi() -> str:
+    """The description of the API."""
+    # Nothing is asked of the record, so it need not be there.
+    app = create_app(Settings(), Record("postgresql://nowhere"))
+    return json.dumps(app.openapi(), indent=2, ensure_ascii=False) + "\n"
+
+
 PARTS: dict[str, dict[str, Callable[[], str]]] = {
     "docs/configuration.md": {"settings": settings_tables},
     "docs/cli.md": {"commands": commands},
     "docs/conformance.md": {"transfer syntaxes": syntaxes, "SOP classes": sop_classes, "statuses": statuses},
     "docs/models.md": {"figures": figures},
     "docs/architecture.md": {"transitions": transitions},
+    "docs/web.md": {"permissions": permissions},
 }
 
 
@@ -348,7 +367,7 @@ def renewed(text: str, name: str, content: str) -> str:
 
 def generate() -> dict[Path, str]:
     """Every generated file as it should be."""
-    files = {ROOT / "deploy/radnode.toml": settings_toml()}
+    files = {ROOT / "deploy/radnode.toml": settings_toml(), ROOT / "docs/openapi.json": openapi()}
     for document, parts in PARTS.items():
         path = ROOT / document
         text = path.read_text(encoding="utf-8")
