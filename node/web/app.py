@@ -74,8 +74,8 @@ def _add_health(app: FastAPI) -> None:
     app.get("/metrics", include_in_schema=False)(prometheus)
 
 
-def healthz() -> dict[str, str]:
-    """The process answers."""
+async def healthz() -> dict[str, str]:
+    """The process answers. It needs no thread, so that it does when all of them are busy."""
     return {"status": "ok"}
 
 

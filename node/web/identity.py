@@ -7,13 +7,13 @@ from datetime import timedelta
 
 from fastapi import Request, Response
 
-from db import api_keys, sessions
+from db import api_keys, audit, sessions
 from db.types import utcnow
 from node.web import tokens
 from node.web.context import context_of
 from node.web.guard import client_of
 from node.web.permissions import Permission, permissions_of, permissions_of_scopes
-from node.web.problems import LoginNeeded
+from node.web.problems import LoginNeeded, Problem
 
 # Programs have no business on people's pages.
 _FOR_KEYS = ("/api/", "/metrics")
@@ -67,11 +67,26 @@ def _program(request: Request) -> Principal:
     with context.record.read() as session:
         found = api_keys.in_force(session, tokens.digest(key.strip()), now=now)
     if found is None:
+        _note_wrong_key(request)
         raise LoginNeeded("the key is unknown, revoked or expired")
     if found.last_used_at is None or now - found.last_used_at > timedelta(seconds=sessions.SEEN_EVERY_S):
         with context.record.write() as session:
             api_keys.used(session, found.id, now)
     return Principal(f"key {found.name}", permissions_of_scopes(found.scopes))
+
+
+def _note_wrong_key(request: Request) -> None:
+    """Counted like a wrong password. An address that goes on and on does not fill the audit: it is told to wait."""
+    context, now, address = context_of(request), utcnow(), client_of(request).address
+    web = context.settings.web
+    with context.record.write() as session:
+        known = sessions.failures_of(session, tokens.digest(address), window_s=web.lock_s, now=now)
+        if known < web.address_failures:
+            sessions.count_failure(session, tokens.digest(address), window_s=web.lock_s, now=now)
+            route = getattr(request.scope.get("route"), "path", "")
+            audit.note(session, "access_denied", actor="unknown key", subject=route, outcome="failure", address=address)
+    if known >= web.address_failures:
+        raise Problem(429, "too many wrong keys from this address; wait", {"Retry-After": str(int(web.lock_s))})
 
 
 def is_secure(request: Request) -> bool:

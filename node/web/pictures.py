@@ -17,7 +17,8 @@ from node.web.problems import Problem
 log = structlog.get_logger(__name__)
 
 _AT_ONCE = 2
-_WAIT_S = 20.0
+# Requests that may wait for their turn; each of them keeps a thread that other pages need.
+_MOST_WAITING = 8
 _TIMEOUT_S = 40.0
 _KEPT_BYTES = 64 * 1024**2
 # What a decoder needs of the environment, and nothing that could hold a secret.
@@ -29,6 +30,7 @@ class Pictures:
 
     def __init__(self) -> None:
         self._turn = threading.BoundedSemaphore(_AT_ONCE)
+        self._room = threading.BoundedSemaphore(_AT_ONCE + _MOST_WAITING)
         self._kept: OrderedDict[tuple[str, ...], bytes] = OrderedDict()
         self._kept_bytes = 0
         self._lock = threading.Lock()
@@ -45,21 +47,22 @@ class Pictures:
         return png
 
     def _run(self, key: tuple[str, ...]) -> bytes:
-        if not self._turn.acquire(timeout=_WAIT_S):
+        if not self._room.acquire(blocking=False):
             raise Problem(503, "too many pictures are being made; try again", {"Retry-After": "5"})
         try:
-            done = subprocess.run(
-                [sys.executable, "-m", "node.web.picture_process", *key],
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                timeout=_TIMEOUT_S,
-                check=False,
-                env={name: os.environ[name] for name in _ENVIRONMENT if name in os.environ},
-            )
+            with self._turn:
+                done = subprocess.run(
+                    [sys.executable, "-m", "node.web.picture_process", *key],
+                    stdin=subprocess.DEVNULL,
+                    capture_output=True,
+                    timeout=_TIMEOUT_S,
+                    check=False,
+                    env={name: os.environ[name] for name in _ENVIRONMENT if name in os.environ},
+                )
         except subprocess.TimeoutExpired as error:
             raise Problem(422, "the image takes too long to decode") from error
         finally:
-            self._turn.release()
+            self._room.release()
         if done.returncode == EXIT_UNREADABLE:
             raise Problem(422, done.stderr.decode("utf-8", "replace"))
         if done.returncode != 0:

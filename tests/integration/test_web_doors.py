@@ -203,6 +203,18 @@ def test_a_key_opens_what_its_scopes_say_and_no_page(doors: Site) -> None:
     assert "self" not in SCOPES
 
 
+def test_wrong_keys_are_on_record_and_then_told_to_wait_while_right_ones_go_on(tmp_path: Path) -> None:
+    with site(tmp_path, address_failures=3) as doors:
+        browser, right = doors.browser(address=ELSEWHERE), doors.key("studies:read")
+        wrong = {"authorization": "Bearer rnk_guess_guess"}
+        answers = [browser.get("/api/v1/studies", headers=wrong).status_code for _ in range(5)]
+        assert answers == [401, 401, 401, 429, 429]
+        assert browser.get("/api/v1/studies", headers=right).status_code == 200
+        noted = [(note.actor, note.detail["address"]) for note in doors.audited("access_denied")]
+        assert noted == [("unknown key", ELSEWHERE)] * 3
+        assert "guess" not in str([vars(note) for note in doors.audited("access_denied")])
+
+
 def test_wrong_passwords_lock_the_account_even_for_the_right_one(tmp_path: Path) -> None:
     with site(tmp_path, login_failures=3) as doors:
         doors.add("ada")

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 from PIL import Image
+from pydicom import dcmread
 
 from tests.support.records import image as received
 from tests.support.records import receive
@@ -232,6 +233,17 @@ def test_a_broken_image_is_said_to_be_and_harms_nobody(ward: Site) -> None:
     assert answer.status_code == 422
     assert "of 3072 bytes" in answer.text
     assert "Doe" not in answer.text
+
+
+def test_an_image_that_claims_to_be_enormous_is_refused_before_it_takes_memory(ward: Site) -> None:
+    made = study(ward)
+    (path,) = (ward.settings.data_dir / "instances").rglob("*.dcm")
+    header = dcmread(path)
+    header.Rows = header.Columns = 65535
+    header.save_as(path)
+    answer = ward.logged_in("ada").get(f"/studies/{made.study}/images/{made.image}")
+    assert answer.status_code == 422
+    assert "65535" in answer.text
 
 
 def test_a_report_is_readable_and_that_it_was_read_is_on_record(ward: Site) -> None:
