@@ -23,10 +23,12 @@ from node.identity import MANUFACTURER
 from node.incoming import IncomingFile
 from node.settings import Settings
 from node.statuses import Status
+from node.syntaxes import readable_sop_classes
 from node.upper_layer.association import printable
 
 log = structlog.get_logger(__name__)
 
+_IMAGES = readable_sop_classes(secondary_capture=True, for_processing=True)
 # A long data set is weighed against the free disk again after so many bytes.
 _LOOK_EVERY_BYTES = 64 << 20
 
@@ -196,6 +198,10 @@ def _check_header(arrival: Arrival, header: Header) -> None:
         raise Refused(Status.CANNOT_UNDERSTAND, f"its {', '.join(missing)} is missing or no UID")
     if (header.sop_class_uid, header.sop_instance_uid) != (arrival.sop_class_uid, arrival.sop_instance_uid):
         raise Refused(Status.MISMATCH, "its data set is not the SOP class or instance that the command names")
+    if header.sop_class_uid in _IMAGES and not header.has_pixels:
+        # Pixel data is of type 1 in their definitions (PS3.3), and the last of their elements: a cut between two
+        # elements shows in nothing else.
+        raise Refused(Status.CANNOT_UNDERSTAND, "truncated: an image without pixel data")
 
 
 def _refusal(arrival: Arrival, status: Status, reason: str) -> NewRefusal:
