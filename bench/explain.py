@@ -4,8 +4,8 @@
 
 Side by side in one process, interleaved round by round so that a busy moment hits both; medians. First the shipped
 model: one pass through LiteRT against the same pass with the closed-form maps of every label. Then a series of slices
-through its body with an attention of random weights: slice by slice with attention in NumPy, as the node serves it, against
-one network over the whole stack, both in LiteRT; and how far their logits lie apart.
+through its body with an attention of random weights: slice by slice with attention in NumPy, as the node serves it,
+against one network over the whole stack, both in LiteRT; and how far their logits lie apart.
 """
 
 from __future__ import annotations
