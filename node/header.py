@@ -13,9 +13,10 @@ from datetime import date
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from pydicom.charset import decode_bytes, python_encoding
+from pydicom.charset import python_encoding
 from pydicom.valuerep import PN_DELIMS
 
+from node.character_sets import decode_extended
 from node.dataset_source import MOST_INFLATED_BYTES, HeaderError, RawDataset, open_dataset, open_stream
 from node.dataset_walk import PIXEL_TAGS, Element, first_item, walk
 
@@ -332,7 +333,7 @@ def _decoded(raw: bytes, encodings: list[str]) -> str:
     if raw.isascii() and b"\x1b" not in raw:
         return raw.decode("ascii")
     try:
-        return decode_bytes(raw, encodings, PN_DELIMS)
+        return decode_extended(raw, encodings, PN_DELIMS)
     except (UnicodeError, LookupError, Warning):
         return raw.decode("latin_1")
 

@@ -14,6 +14,7 @@ from typing import Any, TextIO
 import structlog
 from structlog.typing import Processor
 
+from node.header import valid_uid
 from node.settings import Settings
 
 # Keys that no event may carry, whatever a caller passes.
@@ -33,6 +34,7 @@ _FORBIDDEN = frozenset(
         "patients_name",
     }
 )
+_UID_LISTS = frozenset({"sop_classes"})
 # They log peers' strings and whole data sets; what matters of them is logged by the node itself.
 _TALKATIVE = ("pynetdicom", "pydicom", "py.warnings", "highdicom", "PIL")
 _MOST_FRAMES = 30
@@ -47,6 +49,16 @@ def drop_phi(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> Mut
         del event[key]
     if dropped:
         event["dropped"] = dropped
+    return event
+
+
+def withhold_non_uids(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """What a peer puts in a UID's place may be anything, a patient's name too: only a UID is logged as one."""
+    for key, value in event.items():
+        if key.endswith("_uid") and isinstance(value, str) and value and not valid_uid(value):
+            event[key] = "not a UID"
+        elif key in _UID_LISTS and isinstance(value, list | tuple):
+            event[key] = [one if valid_uid(str(one)) else "not a UID" for one in value]
     return event
 
 
@@ -118,6 +130,7 @@ def _configure(level: str, log_format: str) -> None:
         structlog.stdlib.add_logger_name,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         drop_phi,
+        withhold_non_uids,
     ]
     structlog.configure(
         processors=[

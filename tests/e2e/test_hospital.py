@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 
 import psutil
@@ -16,7 +12,7 @@ import redis
 
 from tests.support.association_profile import kinds, write_profile
 from tests.support.dcmtk import storescu
-from tests.support.node import Node, peer_toml
+from tests.support.node import Node, part, peer_toml
 from tests.support.orthanc import orthanc
 from tests.support.postgres import postgres_server
 from tests.support.processes import eventually, listens
@@ -33,25 +29,6 @@ destinations = ["pacs"]
 mode = "instance"
 match = { modality = ["CR", "DX"] }
 """
-
-
-@contextmanager
-def part(node: Node, name: str, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
-    """One service, stopped by SIGTERM at the end."""
-    with (node.folder / f"{name}.log").open("wb") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "node.cli.main", name, *arguments, "--config", str(node.config)],
-            env={**os.environ, **node.env},
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-        try:
-            yield process
-        finally:
-            process.terminate()
-            process.wait(60)
 
 
 def test_services_of_their_own_on_postgresql_and_redis(tmp_path: Path) -> None:

@@ -219,3 +219,22 @@ def running_node(folder: Path, extra_toml: str = "", **options: Any) -> Iterator
             except subprocess.TimeoutExpired:
                 os.killpg(group, signal.SIGKILL)
                 raise
+
+
+@contextmanager
+def part(node: Node, name: str, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
+    """One of its parts as a service of its own, stopped by SIGTERM at the end."""
+    with (node.folder / f"{name}.log").open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "node.cli.main", name, *arguments, "--config", str(node.config)],
+            env={**os.environ, **node.env},
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        try:
+            yield process
+        finally:
+            process.terminate()
+            process.wait(60)

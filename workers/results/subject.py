@@ -12,12 +12,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 
-from pydicom.charset import convert_encodings, decode_bytes
+from pydicom.charset import convert_encodings
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.tag import Tag
 from pydicom.valuerep import PN_DELIMS, TEXT_VR_DELIMS
 
+from node.character_sets import decode_extended
 from workers.results.source import character_sets, raw_bytes
 
 ACCESSION_NUMBER = 0x00080050
@@ -157,7 +158,7 @@ def _decoded(raw: bytes, character_set: Sequence[str]) -> str | None:
             encodings = convert_encodings(list(character_set))
             if len(encodings) == 1:
                 return raw.decode(encodings[0], "strict")
-            return decode_bytes(raw, encodings, TEXT_VR_DELIMS | PN_DELIMS)
+            return decode_extended(raw, encodings, TEXT_VR_DELIMS | PN_DELIMS)
         except (UnicodeError, LookupError, ValueError, Warning):
             return None
 
