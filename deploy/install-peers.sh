@@ -15,6 +15,7 @@ postgres:postgresql
 redis-server:redis-server
 DicomSRValidator:pixelmed-apps
 java:default-jre-headless
+strace:strace
 chromium:chromium
 rsyslogd:rsyslog
 lmnsd_gtls.so:rsyslog-gnutls
