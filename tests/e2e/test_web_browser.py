@@ -159,6 +159,15 @@ def test_the_map_fades_in_over_the_image(page: Page, ward: Ward) -> None:
     expect(image).to_have_attribute("src", re.compile("centre=100"))
 
 
+def test_a_uid_is_copied(page: Page, ward: Ward) -> None:
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    log_in(page, ward)
+    page.goto(f"{ward.url}/studies/{ward.read.study}")
+    page.get_by_role("button", name="Copy Study Instance UID").click()
+    expect(page.get_by_text("Copied")).to_be_visible()
+    assert page.evaluate("navigator.clipboard.readText()") == ward.read.study
+
+
 def test_hostile_names_do_nothing(page: Page, ward: Ward) -> None:
     page.on("dialog", lambda dialog: pytest.fail(f"a script ran: {dialog.message}"))
     log_in(page, ward)

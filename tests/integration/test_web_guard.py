@@ -184,6 +184,23 @@ def test_a_body_that_drips_ends_at_the_deadline(tmp_path: Path) -> None:
     doors.record.close()
 
 
+def test_an_open_page_does_not_keep_the_node_from_stopping(tmp_path: Path) -> None:
+    doors = listening(tmp_path)
+    token = doors.logged_in("ada").cookies["radnode"]
+    with socket.socket() as page:
+        with served(doors):
+            page.settimeout(10)
+            page.connect(("127.0.0.1", doors.settings.web_port))
+            page.sendall(f"GET /events HTTP/1.1\r\nhost: localhost\r\ncookie: radnode={token}\r\n\r\n".encode())
+            received = b""
+            while b"retry:" not in received:
+                received += page.recv(2000)
+            begun = time.monotonic()
+        assert time.monotonic() - begun < 3
+        assert b"text/event-stream" in received
+    doors.record.close()
+
+
 def test_https_is_served_with_the_certificate_of_the_settings(tmp_path: Path) -> None:
     made = authority(tmp_path)
     certificate, key = made.issue("web")
