@@ -51,7 +51,8 @@ class Changes:
             self._watch = asyncio.create_task(self._look())
         until_s = time.monotonic() + _STREAM_S
         try:
-            yield "retry: 2000\n\n"
+            # What changed since the page was loaded, or between two streams, nobody was there to hear.
+            yield "retry: 2000\nevent: changed\ndata: quietly\n\n"
             while not self._stopping and time.monotonic() < until_s:
                 try:
                     await asyncio.wait_for(heard.wait(), _SIGN_OF_LIFE_S)

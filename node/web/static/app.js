@@ -26,7 +26,7 @@ function startFading() {
   }
 }
 
-async function renew() {
+async function renew(quietly) {
   const answer = await fetch(location.href, { headers: { "Accept": "text/html", "X-Radnode-Live": "1" } });
   // An ended session shows the log-in page.
   if (answer.redirected || answer.status === 401) { location.reload(); return; }
@@ -39,6 +39,7 @@ async function renew() {
   const focused = live.contains(document.activeElement) ? document.activeElement.id : "";
   live.replaceChildren(...fresh.childNodes);
   if (focused) document.getElementById(focused)?.focus({ preventScroll: true });
+  if (quietly) return;
   const status = document.getElementById("status");
   status.textContent = status.dataset.updated + " " + new Date().toLocaleTimeString();
 }
@@ -48,11 +49,12 @@ function startListening() {
   if (!address) return;
   const events = new EventSource(address);
   let running = false, again = false;
-  events.addEventListener("changed", async () => {
+  events.addEventListener("changed", async (event) => {
     if (running) { again = true; return; }
     running = true;
     try {
-      do { again = false; await renew(); } while (again);
+      await renew(event.data === "quietly");
+      while (again) { again = false; await renew(false); }
     } finally { running = false; }
   });
   addEventListener("pagehide", () => events.close());
