@@ -12,6 +12,7 @@ class Permission(StrEnum):
     STUDIES_READ = "studies:read"  # worklist and study, without who the patient is
     PATIENTS_READ = "patients:read"  # patient names, ids, accession numbers, reports
     IMAGES_READ = "images:read"  # pixels, which can show a face or burnt-in text
+    WORK_RETRY = "work:retry"  # parked jobs and dead letters are tried again
     EVENTS_READ = "events:read"  # that something changed, for live pages
     METRICS_READ = "metrics:read"  # counts per state
     API_DOCS_READ = "api-docs:read"  # the description of the API
@@ -33,7 +34,7 @@ _CARE = _EVERYBODY | {_P.STUDIES_READ, _P.PATIENTS_READ, _P.IMAGES_READ, _P.EVEN
 ROLE_PERMISSIONS: dict[Role, frozenset[Permission]] = {
     Role.VIEWER: _CARE,
     Role.RADIOLOGIST: _CARE,
-    Role.PACS_ADMIN: _CARE | {_P.METRICS_READ},
+    Role.PACS_ADMIN: _CARE | {_P.METRICS_READ, _P.WORK_RETRY},
     # Sees how models fare, not whom they read.
     Role.ML_ENGINEER: _EVERYBODY | {_P.STUDIES_READ, _P.EVENTS_READ, _P.METRICS_READ},
     # Looks at what people did; which patient it was stands in the study's own record.

@@ -80,6 +80,13 @@ class RunAnswer(_Answer):
     results: list[ResultAnswer]
 
 
+class RetryAnswer(_Answer):
+    """How many parked jobs and dead letters of the study are tried again."""
+
+    jobs: int
+    deliveries: int
+
+
 class InstanceAnswer(_Answer):
     sop_instance_uid: str
     series_instance_uid: str

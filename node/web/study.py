@@ -10,7 +10,7 @@ from fastapi import Depends, FastAPI, Query, Request, Response
 
 from db import audit, study_details, worklist
 from db.errors import UnreadableError
-from db.states import JobState
+from db.states import DeliveryState, JobState
 from db.study_details import ImageView, ResultView
 from db.types import utcnow
 from db.worklist import JobView, StudyRow
@@ -106,6 +106,7 @@ def show_study(
         images=images,
         shown=shown if principal.may(Permission.IMAGES_READ) else None,
         overlays=_overlays(context, results, shown) if principal.may(Permission.IMAGES_READ) else [],
+        given_up=any(run.job.state is JobState.PARKED for run in runs) or DeliveryState.DEAD in row.deliveries,
         centre=centre,
         width=width,
         history=_happened(history),

@@ -15,9 +15,10 @@ from fastapi.testclient import TestClient
 from PIL import Image
 from pydicom import dcmread
 
+from db import deliveries
 from tests.support.records import image as received
 from tests.support.records import receive
-from tests.support.web import Site, site
+from tests.support.web import Site, csrf_of, site
 from tests.support.web_studies import HOSTILE, Made, read_study, refused_study, waiting_study
 
 NAMES = ("Doe", "ID-1", "ACC-1", "Chest PA")
@@ -254,11 +255,31 @@ def test_a_report_is_readable_and_that_it_was_read_is_on_record(ward: Site) -> N
     assert [(note.actor, note.subject) for note in ward.audited("report_viewed")] == [("ada", made.report)]
 
 
+def test_what_was_given_up_is_tried_again_by_whoever_may(ward: Site) -> None:
+    made = study(ward)
+    with ward.record.write() as session:
+        for one in deliveries.claim(session, made.job, "pacs", "sender", lease_s=60):
+            deliveries.bury(session, one, "sender", reason="refused")
+    viewer = ward.logged_in("eve", "radiologist")
+    assert "Try again" not in viewer.get(f"/studies/{made.study}").text
+    admin = ward.logged_in("ada", "pacs-admin")
+    page = admin.get(f"/studies/{made.study}").text
+    assert "Try again" in page
+    answer = admin.post(f"/studies/{made.study}/retry", data={"csrf_token": csrf_of(page)})
+    assert (answer.status_code, answer.headers["location"]) == (303, f"/studies/{made.study}")
+    assert "Try again" not in admin.get(f"/studies/{made.study}").text
+    assert {note.actor for note in ward.audited("delivery_retried")} == {"ada"}
+    program = ward.key("work:retry")
+    again = ward.browser().post(f"/api/v1/studies/{made.study}/retry", headers=program)
+    assert (again.status_code, again.json()) == (200, {"jobs": 0, "deliveries": 0})
+    assert ward.browser().post("/api/v1/studies/5.5/retry", headers=program).status_code == 404
+
+
 def test_the_api_describes_itself(ward: Site) -> None:
     browser = ward.logged_in("ada")
     described = browser.get("/api/openapi.json").json()
     assert described["openapi"].startswith("3.1")
-    assert set(described["paths"]) == {"/api/v1/studies", "/api/v1/studies/{uid}"}
+    assert set(described["paths"]) == {"/api/v1/studies", "/api/v1/studies/{uid}", "/api/v1/studies/{uid}/retry"}
     page = browser.get("/api/docs").text
     assert "GET /api/v1/studies/{uid}" in page
 
