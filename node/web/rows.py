@@ -29,7 +29,7 @@ _WORDS = {
     JobState.DONE: ("done", "read"),
     JobState.SUPERSEDED: ("superseded", "replaced"),
 }
-_DELIVERY_WORDS = {
+DELIVERY_WORDS = {
     DeliveryState.DEAD: "given up",
     DeliveryState.PENDING: "waiting",
     DeliveryState.SENDING: "being sent",
@@ -158,6 +158,6 @@ def _state(row: StudyRow, jobs: list[JobView]) -> tuple[str, str, str]:
 def _deliveries(row: StudyRow) -> tuple[tuple[str, str, int], ...]:
     return tuple(
         (state.value.lower(), words, row.deliveries[state])
-        for state, words in _DELIVERY_WORDS.items()
+        for state, words in DELIVERY_WORDS.items()
         if row.deliveries.get(state)
     )

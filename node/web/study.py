@@ -22,7 +22,7 @@ from node.web.identity import Principal
 from node.web.permissions import Permission
 from node.web.problems import Problem
 from node.web.results import ReportLine, drawn_on, report_lines
-from node.web.rows import Finding, findings, line
+from node.web.rows import DELIVERY_WORDS, Finding, findings, line
 from node.web.schemas import DeliveryAnswer, InstanceAnswer, ResultAnswer, RunAnswer, StudyDetailAnswer
 from node.web.worklist import as_answer, may_show
 
@@ -107,6 +107,7 @@ def show_study(
         shown=shown if principal.may(Permission.IMAGES_READ) else None,
         overlays=_overlays(context, results, shown) if principal.may(Permission.IMAGES_READ) else [],
         given_up=any(run.job.state is JobState.PARKED for run in runs) or DeliveryState.DEAD in row.deliveries,
+        delivery_words=DELIVERY_WORDS,
         centre=centre,
         width=width,
         history=_happened(history),

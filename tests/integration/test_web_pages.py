@@ -181,7 +181,7 @@ def test_a_study_tells_its_whole_story(ward: Site) -> None:
     made = study(ward)
     browser = ward.logged_in("ada")
     page = browser.get(f"/studies/{made.study}").text
-    for told in (made.study, made.image, made.report, made.map, "study routed", "job finished", "pacs: pending"):
+    for told in (made.study, made.image, made.report, made.map, "study routed", "job finished", "pacs: waiting"):
         assert told in page, told
     assert [note.actor for note in ward.audited("study_viewed")] == ["ada"]
     assert browser.get("/studies/1.2.3").status_code == 404
