@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from datetime import datetime, timedelta
 
-from sqlalchemy import delete, func, or_, select, update
+from sqlalchemy import ColumnElement, delete, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from db import audit, circuits, outbox
@@ -349,25 +349,36 @@ def unproved(
 
 
 def awaiting_proof(
-    session: Session, sent_before: datetime, *, limit: int = 500
-) -> dict[str, list[tuple[int, datetime]]]:
-    """Per destination, the deliveries sent before that moment, not proved, with no commitment report to come.
+    session: Session, destination: str, sent_before: datetime, *, limit: int = 500
+) -> list[tuple[int, datetime]]:
+    """What the destination took before that moment and is not proved, with no commitment report to come.
 
     Each as (delivery id, when it was sent), the oldest first.
     """
     rows = session.execute(
-        select(Delivery.destination, Delivery.id, Delivery.sent_at)
+        select(Delivery.id, Delivery.sent_at)
         .join(Commitment, Commitment.transaction_uid == Delivery.commitment_uid, isouter=True)
-        .where(
-            Delivery.state == D.SENT,
-            Delivery.sent_at < sent_before,
-            or_(Delivery.commitment_uid.is_(None), Commitment.state != CommitmentState.ASKED),
-        )
+        .where(*_awaiting(sent_before), Delivery.destination == destination)
         .order_by(Delivery.sent_at)
         .limit(limit)
     )
-    found: dict[str, list[tuple[int, datetime]]] = {}
-    for destination, delivery_id, sent_at in rows:
-        if sent_at is not None:
-            found.setdefault(destination, []).append((delivery_id, sent_at))
-    return found
+    return [(delivery_id, sent_at) for delivery_id, sent_at in rows if sent_at is not None]
+
+
+def destinations_awaiting_proof(session: Session, sent_before: datetime) -> list[str]:
+    """The destinations for which `awaiting_proof` has something."""
+    query = (
+        select(Delivery.destination)
+        .join(Commitment, Commitment.transaction_uid == Delivery.commitment_uid, isouter=True)
+        .where(*_awaiting(sent_before))
+        .distinct()
+    )
+    return sorted(session.scalars(query))
+
+
+def _awaiting(sent_before: datetime) -> list[ColumnElement[bool]]:
+    return [
+        Delivery.state == D.SENT,
+        Delivery.sent_at < sent_before,
+        or_(Delivery.commitment_uid.is_(None), Commitment.state != CommitmentState.ASKED),
+    ]

@@ -22,9 +22,13 @@ RESTART_MAX_S = 30.0
 HEALTHY_AFTER_S = 60.0
 
 
-def _die_with_parent() -> None:
-    """In the child, before exec: whatever ends the supervisor ends its children too, SIGKILL included (Linux)."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+def end_with_parent(number: signal.Signals) -> None:
+    """Whatever ends the parent of this process, SIGKILL included, sends it that signal (Linux)."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, number)
+
+
+def _before_exec() -> None:
+    end_with_parent(signal.SIGTERM)
     # Ctrl-C reaches the whole terminal group; children are stopped in order by the supervisor instead.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
@@ -61,7 +65,7 @@ class Child:
             list(self.argv),
             env=environment,
             pass_fds=inherited,
-            preexec_fn=_die_with_parent,  # noqa: PLW1509 - the supervisor starts children from its only thread
+            preexec_fn=_before_exec,  # noqa: PLW1509 - the supervisor starts children from its only thread
             stdin=subprocess.DEVNULL,
         )
         for fd in inherited:

@@ -7,6 +7,7 @@ Every failure says its cause: the peer is away or busy (PeerUnavailable, worth a
 from __future__ import annotations
 
 import socket
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -45,6 +46,7 @@ _PENDING = (0xFF00, 0xFF01)
 # Stored all the same: coerced, elements discarded, data set does not match its class (PS3.4 B.2.3).
 _STORED_WITH_WARNING = (0xB000, 0xB006, 0xB007)
 _COMMIT_ACTION = 1
+_LONGEST_FIND = 5
 
 # Objects are sent as the bytes on disk; nothing is decoded or re-encoded.
 _config.STORE_SEND_CHUNKED_DATASET = True
@@ -305,12 +307,14 @@ def _send_batch(peer: Peer, settings: Settings, groups: dict[tuple[str, str], li
 
 
 def _find(peer: Peer, settings: Settings, queries: Sequence[Dataset]) -> Iterator[Dataset]:
+    # Each response may take its time; that they never end is another matter.
+    until = time.monotonic() + _LONGEST_FIND * settings.delivery.response_timeout_s
     with associate(peer, settings, [build_context(STUDY_ROOT_FIND)]) as association:
         for query in queries:
             for status, found in association.send_c_find(query, STUDY_ROOT_FIND):
                 code = status.get("Status")
-                if code is None:
-                    raise PeerUnavailable(f"{_at(peer)} did not answer C-FIND")
+                if code is None or time.monotonic() > until:
+                    raise PeerUnavailable(f"{_at(peer)} did not answer C-FIND to the end")
                 if code in _PENDING and found is not None:
                     yield found
                 elif code != _SUCCESS and code not in _PENDING:

@@ -42,7 +42,9 @@ class Limits(Section):
     max_inflated_bytes: int = Field(
         512 * 1024**2, ge=1024, description="Largest deflated data set once inflated, in bytes."
     )
-    acse_timeout_s: float = Field(20.0, gt=0, description="Seconds for a TLS handshake, and for an association request.")
+    acse_timeout_s: float = Field(
+        20.0, gt=0, description="Seconds for a TLS handshake, and for an association request."
+    )
     dimse_timeout_s: float = Field(
         20.0, gt=0, description="Seconds to wait for the rest of a DIMSE message; one more for each KiB of it."
     )
@@ -150,7 +152,7 @@ class Work(Section):
     )
     infer_processes: int = Field(1, ge=1, description="Inference processes on a machine without a GPU.")
     deliver_processes: int = Field(2, ge=1, description="Delivery processes.")
-    lease_s: float = Field(60.0, gt=1, description="Seconds a worker holds a job between two signs of life.")
+    lease_s: float = Field(30.0, gt=1, description="Seconds a worker holds a job between two signs of life.")
     max_attempts: int = Field(3, ge=1, description="Attempts before a job is parked.")
     soft_time_limit_s: int = Field(300, ge=1, description="Seconds after which a job is stopped and handed back.")
     hard_time_limit_s: int = Field(360, ge=1, description="Seconds after which its process is killed.")

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 from datetime import timedelta
+from functools import partial
 
 import structlog
 
@@ -15,13 +16,14 @@ from db.errors import ConflictError, PermanentError, RetriableError
 from db.session import Record
 from db.types import utcnow
 from node import scu
-from node.settings import Settings
+from node.settings import Peer, Settings
 from node.syntaxes import readable_sop_classes
 from node.verdicts import StudyPlan, plan
 
 log = structlog.get_logger(__name__)
 
 _SILENT_S = 60.0
+_ANSWER_WITHIN_S = 5.0
 # A study that cannot be judged is tried again after these, doubling: its cause may be mended by an update.
 _FAILED_FIRST_S, _FAILED_MAX_S = 5.0, 3600.0
 
@@ -110,13 +112,14 @@ class Sweeper:
 class PacsCounts:
     """Asks the sender by C-FIND how many instances a study has, where its peer entry allows.
 
-    The node's own results that the peer has taken are not counted. A peer that does not answer is left alone for a
-    while: one silent PACS must not hold up the studies of the others.
+    The node's own results that the peer has taken are not counted. A peer that does not answer within a bound, however
+    busily it talks, is left alone for a while: one slow PACS must not hold up the studies of the others.
     """
 
-    def __init__(self, settings: Settings, record: Record) -> None:
+    def __init__(self, settings: Settings, record: Record, *, within_s: float = _ANSWER_WITHIN_S) -> None:
         self.settings = settings
         self.record = record
+        self.within_s = within_s
         self._silent_until: dict[str, float] = {}
 
     def __call__(self, study: StudyView) -> int | None:
@@ -127,13 +130,32 @@ class PacsCounts:
         name, peer = known
         if time.monotonic() < self._silent_until.get(name, 0.0):
             return None
-        try:
-            count = scu.count_instances(peer, self.settings, study.study_instance_uid)
-        except (RetriableError, PermanentError) as error:
+        asking = _Question(peer, self.settings, study.study_instance_uid)
+        asking.start()
+        asking.join(self.within_s)
+        if asking.is_alive() or asking.failed:
             self._silent_until[name] = time.monotonic() + _SILENT_S
-            log.warning("expected_count_unknown", peer=name, reason=str(error))
+            reason = asking.failed or f"no answer to the whole question within {self.within_s:g} s"
+            log.warning("expected_count_unknown", peer=name, reason=reason)
             return None
+        count = asking.count
         if count is None:
             return None
         with self.record.read() as session:
             return count - deliveries.delivered_count(session, study.study_instance_uid, name)
+
+
+class _Question(threading.Thread):
+    """Ends with the association's own timeouts; whoever asked does not wait so long."""
+
+    def __init__(self, peer: Peer, settings: Settings, study_uid: str) -> None:
+        super().__init__(name="expected-count", daemon=True)
+        self._ask = partial(scu.count_instances, peer, settings, study_uid)
+        self.count: int | None = None
+        self.failed = ""
+
+    def run(self) -> None:
+        try:
+            self.count = self._ask()
+        except (RetriableError, PermanentError) as error:
+            self.failed = str(error)

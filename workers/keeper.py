@@ -1,4 +1,4 @@
-"""The keeper: judges studies, relays messages, and picks up what a crash left behind. Loads no model.
+"""The keeper: judges studies, relays messages, has deliveries proved, picks up what a crash left. Loads no model.
 
 Several keepers may run at once: every step is a compare-and-set or a lease in the record.
 """
@@ -6,35 +6,33 @@ Several keepers may run at once: every step is a compare-and-set or a lease in t
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 
 import structlog
 import typer
 
-from db import deliveries, jobs
-from db.errors import PermanentError, RadnodeError, RetriableError
+from db.errors import PermanentError, RadnodeError
 from db.session import Record
-from db.types import utcnow
 from node import logs
 from node.audit import activity
 from node.audit import service as audit_service
 from node.cli.common import Config, open_record
 from node.cli.run import stop_event
-from node.identity import owner
 from node.processes import report_ready
 from node.settings import Settings
 from node.sweeper import Sweeper
-from workers import proof
+from workers.alive import sign_in
 from workers.app import Publisher, make_app
+from workers.proof import Prover
 from workers.relay import Relay
+from workers.upkeep import Upkeep
 
 log = structlog.get_logger(__name__)
 
 app = typer.Typer()
 
-_UPKEEP_S = 2.0
-_DELIVERY_GRACE_S = 30.0
-_PROOF_AFTER_S = 60.0
+_STOP_GRACE_S = 5.0
 
 
 @app.command()
@@ -48,12 +46,13 @@ def keeper(config: Config = None) -> None:
 
 def run_keeper(settings: Settings, record: Record, stop: threading.Event) -> None:
     """Until `stop` is set, or until one of the loops fails in a way that waiting does not mend."""
-    relay = Relay(record, Publisher(make_app(settings)), owner(settings, "relay"))
+    relay = Relay(record, Publisher(make_app(settings)), sign_in(settings, "relay"))
     failed: list[RadnodeError] = []
     loops: dict[str, Callable[[threading.Event], None]] = {
         "sweeper": Sweeper(settings, record).run,
         "relay": relay.run,
-        "upkeep": lambda event: run_upkeep(settings, record, event),
+        "upkeep": Upkeep(settings, record).run,
+        "proof": Prover(settings, record).run,
         **audit_service.loops(settings, record),
     }
     threads = [
@@ -64,8 +63,10 @@ def run_keeper(settings: Settings, record: Record, stop: threading.Event) -> Non
         thread.start()
     report_ready()
     stop.wait()
+    # A loop may be in the middle of asking a peer; what it learns then is asked for again.
+    deadline = time.monotonic() + _STOP_GRACE_S
     for thread in threads:
-        thread.join(timeout=10.0)
+        thread.join(timeout=max(0.0, deadline - time.monotonic()))
     if failed:
         raise failed[0]
 
@@ -86,23 +87,3 @@ def _guard(
         failed[-1].__cause__ = error
     finally:
         stop.set()
-
-
-def run_upkeep(settings: Settings, record: Record, stop: threading.Event) -> None:
-    """Announce again what a lost message or a dead worker left, and look after unproved deliveries."""
-    while not stop.wait(_UPKEEP_S):
-        try:
-            upkeep_once(settings, record)
-        except RetriableError as error:
-            log.warning("upkeep_postponed", reason=str(error))
-
-
-def upkeep_once(settings: Settings, record: Record) -> None:
-    """One round. Raises RecordUnavailable."""
-    now = utcnow()
-    with record.write() as session:
-        again = jobs.sweep(session, now)
-        sends = deliveries.sweep(session, now, grace_s=_DELIVERY_GRACE_S)
-    if again or sends:
-        log.info("left_behind", jobs=again, deliveries=sends)
-    proof.check_overdue(record, settings, _PROOF_AFTER_S)

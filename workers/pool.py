@@ -75,10 +75,8 @@ def _argv(role: str, concurrency: int) -> list[str]:
     return [
         sys.executable,
         "-m",
-        "celery",
+        "workers.celery_process",
         "--quiet",
-        "--app",
-        "workers.tasks:app",
         "worker",
         "--queues",
         _QUEUES[role],

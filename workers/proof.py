@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import threading
 import time
 from collections.abc import Sequence
 from datetime import timedelta
@@ -12,7 +14,7 @@ from pynetdicom.association import Association
 
 from db import deliveries
 from db.domain import ResultRef
-from db.errors import ConfigError, PeerUnavailable
+from db.errors import ConfigError, PeerUnavailable, RetriableError
 from db.session import Record
 from db.types import utcnow
 from node import scu
@@ -23,6 +25,7 @@ log = structlog.get_logger(__name__)
 # An archive may index what it has taken a moment later.
 _LOOKS_S = (0.0, 0.3, 1.0, 3.0)
 _POLL_S = 0.05
+_ROUND_S = 2.0
 # After that long without a trace the object is sent again.
 LOST_AFTER_S = 900.0
 # Settings of a peer under which nobody asks it by C-FIND, and what is said of its deliveries then.
@@ -100,22 +103,67 @@ def read_back(
     return missing
 
 
-def check_overdue(record: Record, settings: Settings, after_s: float) -> None:
+def check_overdue(record: Record, settings: Settings, destination: str, after_s: float) -> None:
     """Look again for what was sent more than `after_s` ago and is not proved; send again what stays away.
 
     Only what the peer was asked for and did not find is sent again; every sending counts as an attempt.
     """
     now = utcnow()
-    with record.write() as session:
-        deliveries.expire_commitments(session, now)
     with record.read() as session:
-        waiting = deliveries.awaiting_proof(session, now - timedelta(seconds=after_s))
-    for destination, entries in waiting.items():
-        missing = read_back(record, settings, destination, [i for i, _ in entries], looks_s=(0.0,))
-        for delivery_id, sent_at in entries:
-            if delivery_id in missing and now - sent_at > timedelta(seconds=LOST_AFTER_S):
-                with record.write() as session:
-                    deliveries.send_again(session, delivery_id, "the peer took it but does not find it", at=now)
+        entries = deliveries.awaiting_proof(session, destination, now - timedelta(seconds=after_s))
+    missing = read_back(record, settings, destination, [i for i, _ in entries], looks_s=(0.0,))
+    for delivery_id, sent_at in entries:
+        if delivery_id in missing and now - sent_at > timedelta(seconds=LOST_AFTER_S):
+            with record.write() as session:
+                deliveries.send_again(session, delivery_id, "the peer took it but does not find it", at=now)
+
+
+class Prover:
+    """Looks after what was sent and is not proved, a thread for each destination: a slow one holds up no other.
+
+    after_s: how long ago a delivery was sent before it is looked for again. rest_s: between two looks at a destination.
+    """
+
+    def __init__(self, settings: Settings, record: Record, *, after_s: float = 60.0, rest_s: float = 15.0) -> None:
+        self.settings = settings
+        self.record = record
+        self.after_s = after_s
+        self.rest_s = rest_s
+        self._asking: dict[str, threading.Thread] = {}
+        self._asked_at: dict[str, float] = {}
+
+    def run(self, stop: threading.Event) -> None:
+        """Until `stop` is set. Who is being asked then is not waited for: the threads end with the process."""
+        while not stop.wait(_ROUND_S):
+            try:
+                self.run_once()
+            except RetriableError as error:
+                log.warning("proof_postponed", reason=str(error))
+
+    def run_once(self) -> list[str]:
+        """Begin to ask whoever may hold something unproved; returns their names. Raises RecordUnavailable."""
+        now = utcnow()
+        with self.record.write() as session:
+            deliveries.expire_commitments(session, now)
+        with self.record.read() as session:
+            names = deliveries.destinations_awaiting_proof(session, now - timedelta(seconds=self.after_s))
+        begun = [name for name in names if self._may_ask(name)]
+        for name in begun:
+            self._asked_at[name] = time.monotonic()
+            self._asking[name] = threading.Thread(target=self._ask, args=(name,), name=f"proof-{name}", daemon=True)
+            self._asking[name].start()
+        return begun
+
+    def _may_ask(self, name: str) -> bool:
+        known = self._asking.get(name)
+        rested = time.monotonic() - self._asked_at.get(name, -math.inf) >= self.rest_s
+        return rested and not (known is not None and known.is_alive())
+
+    def _ask(self, name: str) -> None:
+        try:
+            check_overdue(self.record, self.settings, name, self.after_s)
+        except RetriableError as error:
+            log.warning("proof_postponed", destination=name, reason=str(error))
 
 
 def _unproved(

@@ -7,6 +7,7 @@ loaded model survives a fork.
 from __future__ import annotations
 
 import os
+import signal
 import warnings
 from typing import Any
 
@@ -18,7 +19,8 @@ from celery.platforms import SecurityWarning
 from db.errors import PermanentError
 from db.session import Record
 from node import logs
-from node.identity import owner
+from node.processes import end_with_parent
+from workers import alive
 from workers.app import DELIVER_TASK, INFER_TASK, make_app, settings_of_process
 from workers.deliver import Sender, hand_back_unsent, run_delivery
 from workers.loaded import LoadedModels
@@ -48,11 +50,13 @@ def _set_up_logging(**_: Any) -> None:
 
 @signals.worker_process_init.connect  # type: ignore[untyped-decorator]
 def _start_child(**_: Any) -> None:
+    # Killed because it did not stop in time: what its child does must not go on unseen.
+    end_with_parent(signal.SIGKILL)
     settings = settings_of_process()
     record = Record(settings.record_url, pool_size=4)
     models = LoadedModels(settings, record)
-    _process["worker"] = Worker(settings, record, models, owner(settings, "infer"))
-    _process["sender"] = Sender(settings, record, owner(settings, "deliver"))
+    _process["worker"] = Worker(settings, record, models, alive.sign_in(settings, "infer"))
+    _process["sender"] = Sender(settings, record, alive.sign_in(settings, "deliver"))
     if os.environ.get(WARM_UP_VARIABLE):
         models.warm_up(dict.fromkeys(model for route in settings.routes for model in route.models))
 

@@ -284,24 +284,26 @@ def test_a_commitment_is_waited_for_until_its_deadline(record: Record) -> None:
     now = utcnow()
     horizon = now + timedelta(seconds=1)
     with record.write() as session:
-        assert deliveries.awaiting_proof(session, horizon) == {}
+        assert deliveries.awaiting_proof(session, "pacs", horizon) == []
+        assert deliveries.destinations_awaiting_proof(session, horizon) == []
         assert deliveries.expire_commitments(session, now) == 0
         assert deliveries.expire_commitments(session, now + timedelta(seconds=61)) == 1
         assert deliveries.expire_commitments(session, now + timedelta(seconds=61)) == 0
-        waiting = deliveries.awaiting_proof(session, horizon)
-    assert [i for i, _ in waiting["pacs"]] == [due.id]
+        assert deliveries.destinations_awaiting_proof(session, horizon) == ["pacs"]
+        waiting = deliveries.awaiting_proof(session, "pacs", horizon)
+    assert [i for i, _ in waiting] == [due.id]
     assert report(record, [1], {}), "a late report still counts"
     assert states(record) == ["CONFIRMED"]
     with record.read() as session:
-        assert deliveries.awaiting_proof(session, horizon) == {}
+        assert deliveries.awaiting_proof(session, "pacs", horizon) == []
 
 
 def test_a_request_that_did_not_get_through_is_withdrawn(record: Record) -> None:
     _, (due,) = asked(record, 1)
     with record.write() as session:
         deliveries.withdraw_commitment(session, "7.7")
-        assert [i for i, _ in deliveries.awaiting_proof(session, utcnow())["pacs"]] == [due.id]
-        assert deliveries.awaiting_proof(session, utcnow() - timedelta(hours=1)) == {}
+        assert [i for i, _ in deliveries.awaiting_proof(session, "pacs", utcnow())] == [due.id]
+        assert deliveries.awaiting_proof(session, "pacs", utcnow() - timedelta(hours=1)) == []
     assert not report(record, [1], {})
 
 
@@ -311,12 +313,13 @@ def test_the_proof_that_waits_longest_is_looked_for_first(record: Record) -> Non
         for due in claim(record, first, name):
             send(record, due)
     with record.read() as session:
-        found = deliveries.awaiting_proof(session, utcnow())
-        limited = deliveries.awaiting_proof(session, utcnow(), limit=1)
-    assert {name: len(each) for name, each in found.items()} == {"pacs": 2, "ris": 2}
-    assert list(limited) == ["ris"]
-    moments = [at for _, at in found["pacs"]]
+        assert deliveries.destinations_awaiting_proof(session, utcnow()) == ["pacs", "ris"]
+        found = deliveries.awaiting_proof(session, "pacs", utcnow())
+        limited = deliveries.awaiting_proof(session, "pacs", utcnow(), limit=1)
+    moments = [at for _, at in found]
+    assert len(found) == 2
     assert moments == sorted(moments)
+    assert limited == found[:1]
 
 
 def fail(record: Record, times: int = 1, *, threshold: int = 3, open_s: float = 60.0) -> None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Self
 
 from pydicom.dataset import Dataset
-from pynetdicom import AE, evt
+from pynetdicom import AE, build_context, evt
+from pynetdicom.presentation import PresentationContext
 
 from tests.support.processes import free_port
 
@@ -107,15 +109,20 @@ def forgetful_archive(port: int, *, forget_first: int) -> Iterator[Archive]:
 
 @dataclass
 class Finder:
-    """Answers C-FIND at IMAGE level with what it `holds`, or with a failure status; counts the questions."""
+    """Answers C-FIND at IMAGE level with what it `holds`, or with a failure status, once it `may_answer`; counts."""
 
     port: int
     holds: set[str] = field(default_factory=set)
     status: int = 0x0000
     questions: int = 0
+    may_answer: threading.Event = field(default_factory=threading.Event)
+
+    def __post_init__(self) -> None:
+        self.may_answer.set()
 
     def find(self, event: evt.Event) -> Iterator[tuple[int, Dataset | None]]:
         self.questions += 1
+        self.may_answer.wait(60)
         if self.status:
             yield self.status, None
             return
@@ -138,3 +145,58 @@ def finder() -> Iterator[Finder]:
         yield peer
     finally:
         server.shutdown()
+
+
+@dataclass
+class PickyArchive:
+    """An archive whose habits are changed while it runs; it knows no C-FIND.
+
+    answers: statuses for the C-STOREs to come, 0x0000 when there are none left. commits: whether it reports on what it
+    was asked to commit; it always says that it will. `held` counts how often each object was taken with Success.
+    """
+
+    port: int
+    answers: list[int] = field(default_factory=list)
+    commits: bool = True
+    held: Counter[str] = field(default_factory=Counter)
+    server: Any = None
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def store(self, event: evt.Event) -> int:
+        with self.lock:
+            status = self.answers.pop(0) if self.answers else 0x0000
+            if status == 0x0000:
+                self.held[str(event.request.AffectedSOPInstanceUID)] += 1
+        return status
+
+    def commit(self, event: evt.Event) -> tuple[int, Dataset | None]:
+        if self.commits:
+            threading.Thread(target=self._report, args=(event.assoc, event.action_information), daemon=True).start()
+        return 0x0000, None
+
+    def _report(self, association: Any, request: Dataset) -> None:
+        report = Dataset()
+        report.TransactionUID = request.TransactionUID
+        report.ReferencedSOPSequence = request.ReferencedSOPSequence
+        association.send_n_event_report(report, 1, _COMMITMENT, _COMMITMENT_INSTANCE)
+
+    def take(self, *, reports: bool) -> None:
+        """Accept what results are, or nothing of it, in the associations to come."""
+        self.server.contexts = _contexts() if reports else []
+
+
+def _contexts() -> list[PresentationContext]:
+    return [build_context(one, _EXPLICIT) for one in (_COMPREHENSIVE_3D_SR, _SECONDARY_CAPTURE, _COMMITMENT)]
+
+
+@contextmanager
+def picky_archive() -> Iterator[PickyArchive]:
+    archive = PickyArchive(free_port())
+    entity = AE("PICKY")
+    entity.supported_contexts = _contexts()
+    handlers: list[Any] = [(evt.EVT_C_STORE, archive.store), (evt.EVT_N_ACTION, archive.commit)]
+    archive.server = entity.start_server(("127.0.0.1", archive.port), block=False, evt_handlers=handlers)
+    try:
+        yield archive
+    finally:
+        archive.server.shutdown()

@@ -53,9 +53,15 @@ class PostgresServer:
 
 @contextmanager
 def postgres_server() -> Iterator[PostgresServer]:
-    """Make a cluster, run it, remove it. As root it runs as the user `postgres`, for PostgreSQL refuses root."""
-    initdb, postgres = program("initdb", PACKAGE), program("postgres", PACKAGE)
-    user = SUPERUSER if os.geteuid() == 0 else None
+    """Make a cluster, run it, remove it."""
+    with cluster() as server, running_cluster(server):
+        yield server
+
+
+@contextmanager
+def cluster() -> Iterator[PostgresServer]:
+    """Make a cluster and remove it at the end. As root it belongs to the user `postgres`: PostgreSQL refuses root."""
+    user = _user()
     # Not pytest's folder: that one is closed to other users, and too deep for a socket's path.
     folder = Path(tempfile.mkdtemp(prefix="pg-"))
     try:
@@ -63,7 +69,7 @@ def postgres_server() -> Iterator[PostgresServer]:
             shutil.chown(folder, user, user)
         options = ("--username", SUPERUSER, "--auth", "trust", "--encoding", "UTF8", "--no-locale", "--no-sync")
         subprocess.run(
-            [initdb, "--pgdata", str(folder / "data"), *options],
+            [program("initdb", PACKAGE), "--pgdata", str(folder / "data"), *options],
             check=True,
             capture_output=True,
             cwd=folder,
@@ -71,19 +77,31 @@ def postgres_server() -> Iterator[PostgresServer]:
             group=user,
             extra_groups=None if user is None else [],
         )
-        settings = {**_UNSAFE, "listen_addresses": "", "unix_socket_directories": str(folder)}
-        argv = [postgres, "-D", str(folder / "data")]
-        for name, value in settings.items():
-            argv += ["-c", f"{name}={value}"]
-        server = PostgresServer(folder, count(1))
-        # SIGINT is its fast shutdown: open connections are ended, not waited for.
-        with running(
-            argv, lambda: _answers(server), log=folder.with_suffix(".log"), user=user, stop_signal=signal.SIGINT
-        ):
-            yield server
+        yield PostgresServer(folder, count(1))
     finally:
         shutil.rmtree(folder)
         folder.with_suffix(".log").unlink(missing_ok=True)
+
+
+@contextmanager
+def running_cluster(server: PostgresServer, *, crash: bool = False) -> Iterator[None]:
+    """Run a cluster that was made, as often as a test likes.
+
+    crash: end it as if the power had gone (SIGQUIT, its immediate shutdown), so that it must recover at the next start.
+    """
+    folder = server.socket_dir
+    settings = {**_UNSAFE, "listen_addresses": "", "unix_socket_directories": str(folder)}
+    argv = [program("postgres", PACKAGE), "-D", str(folder / "data")]
+    for name, value in settings.items():
+        argv += ["-c", f"{name}={value}"]
+    # SIGINT is its fast shutdown: open connections are ended, not waited for.
+    stop_signal = signal.SIGQUIT if crash else signal.SIGINT
+    with running(argv, lambda: _answers(server), log=folder.with_suffix(".log"), user=_user(), stop_signal=stop_signal):
+        yield
+
+
+def _user() -> str | None:
+    return SUPERUSER if os.geteuid() == 0 else None
 
 
 def _answers(server: PostgresServer) -> bool:

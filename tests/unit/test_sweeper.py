@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -19,6 +20,7 @@ from db.types import utcnow
 from node.rules import Match, Route
 from node.settings import Completeness, Settings
 from node.sweeper import PacsCounts, Sweeper
+from tests.support.peers import finder
 from tests.support.processes import free_port
 from tests.support.records import image, receive
 
@@ -121,3 +123,19 @@ def test_a_pacs_that_may_not_be_asked_or_does_not_answer_stops_nothing(record: R
     assert PacsCounts(Settings(), record)(seen) is None
     peer = {"ae_title": "MODALITY", "host": "127.0.0.1", "port": free_port(), "expected_counts": True}
     assert PacsCounts(Settings.model_validate({"peers": {"pacs": peer}}), record)(seen) is None
+
+
+def test_a_pacs_that_takes_its_time_is_not_waited_for_and_then_left_alone(record: Record) -> None:
+    receive(record, image(1))
+    with record.read() as session:
+        seen = studies.load_study(session, study(record).id)
+    with finder() as slow:
+        slow.may_answer.clear()
+        peer = {"ae_title": "MODALITY", "host": "127.0.0.1", "port": slow.port, "expected_counts": True}
+        counts = PacsCounts(Settings.model_validate({"peers": {"pacs": peer}}), record, within_s=0.5)
+        before = time.monotonic()
+        assert counts(seen) is None
+        assert counts(seen) is None
+        assert time.monotonic() - before < 5
+        assert slow.questions <= 1
+        slow.may_answer.set()

@@ -1,0 +1,115 @@
+"""What a process that is gone has left in the record, and what a clock that was set back has put out of reach."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import ColumnElement, func, select, update
+from sqlalchemy.orm import InstrumentedAttribute, Session
+
+from db import outbox
+from db.states import CommitmentState, DeliveryState, JobState, StudyState
+from db.studies import topic_for
+from db.tables import Circuit, Commitment, Delivery, Job, Outbox, Study
+from db.transitions import affected, move
+from db.types import utcnow
+
+
+def free(session: Session, owner: str) -> int:
+    """`owner` is gone: what it held is due at once, and announced; its attempts count. Returns how many leases."""
+    return _free_jobs(session, owner) + _free_deliveries(session, owner) + _free_messages(session, owner)
+
+
+def _free_jobs(session: Session, owner: str) -> int:
+    now = utcnow()
+    held = select(Job.id, Job.priority).where(Job.state == JobState.RUNNING, Job.lease_owner == owner)
+    count = 0
+    for job_id, priority in session.execute(held).all():
+        if move(
+            session,
+            Job,
+            [Job.id == job_id, Job.lease_owner == owner],
+            JobState.RUNNING,
+            JobState.QUEUED,
+            lease_owner="",
+            lease_until=None,
+            available_at=now,
+            announced_at=now,
+            reason="its worker stopped",
+        ):
+            outbox.announce(session, topic_for(priority), job_id)
+            count += 1
+    return count
+
+
+def _free_deliveries(session: Session, owner: str) -> int:
+    held = [Delivery.state == DeliveryState.SENDING, Delivery.lease_owner == owner]
+    groups = session.execute(select(Delivery.job_id, Delivery.destination).where(*held).distinct()).all()
+    count = move(
+        session,
+        Delivery,
+        [Delivery.lease_owner == owner],
+        DeliveryState.SENDING,
+        DeliveryState.PENDING,
+        lease_owner="",
+        lease_until=None,
+        next_attempt_at=utcnow(),
+        reason="its sender stopped",
+    )
+    for job_id, destination in groups:
+        outbox.announce(session, outbox.TOPIC_DELIVER, f"{job_id}:{destination}")
+    return count
+
+
+def _free_messages(session: Session, owner: str) -> int:
+    held = update(Outbox).where(Outbox.lease_owner == owner)
+    return affected(session, held.values(available_at=utcnow(), lease_owner=""))
+
+
+def latest_event(session: Session) -> datetime | None:
+    """The latest moment at which, by the record, something has happened; None where nothing has.
+
+    One that is yet to come says that the clock was set back.
+    """
+    found = [session.scalar(select(func.max(column))) for column in (Study.last_received_at, Outbox.created_at)]
+    return max((moment for moment in found if moment is not None), default=None)
+
+
+def pull_back(session: Session, now: datetime, by: timedelta) -> int:
+    """The clock was set back: what waits for a moment to come is to wait no longer than it was meant to.
+
+    Without this all that was due before would rest for as long as the clock was set back. Facts (when an object was
+    received, sent, confirmed) are left as they were written, but for the times from which a silence is counted.
+    Returns how many moments were moved.
+    """
+    waiting: list[tuple[Sequence[InstrumentedAttribute[Any]], ColumnElement[bool]]] = [
+        ((Outbox.created_at, Outbox.available_at), Outbox.id.is_not(None)),
+        (
+            (Job.available_at, Job.announced_at, Job.lease_until),
+            Job.state.in_([JobState.QUEUED, JobState.RUNNING]),
+        ),
+        (
+            (Delivery.next_attempt_at, Delivery.lease_until, Delivery.sent_at),
+            Delivery.state.in_([DeliveryState.PENDING, DeliveryState.SENDING, DeliveryState.SENT]),
+        ),
+        (
+            (Study.check_at, Study.first_received_at, Study.last_received_at),
+            Study.state == StudyState.RECEIVING,
+        ),
+        ((Commitment.deadline_at,), Commitment.state == CommitmentState.ASKED),
+        ((Circuit.open_until,), Circuit.open_until.is_not(None)),
+    ]
+    return sum(_move(session, column, where, now, by) for columns, where in waiting for column in columns)
+
+
+def _move(
+    session: Session, column: InstrumentedAttribute[Any], where: ColumnElement[bool], now: datetime, by: timedelta
+) -> int:
+    # Read and written back one value at a time: the two databases add intervals to moments in their own ways.
+    moments = session.scalars(select(column).where(where, column > now).distinct()).all()
+    for moment in sorted(moments):
+        # In this order none is met twice: what was moved lands on values that are behind.
+        affected(session, update(column.class_).where(where, column == moment).values({column: moment - by}))
+    return len(moments)
