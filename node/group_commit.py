@@ -28,6 +28,9 @@ class _Waiting:
 class GroupCommit:
     """Shares one sync of each folder and one commit among the threads that wait for them.
 
+    A file whose commit failed stays: the commit may have come through all the same, and a second try writes the same
+    name.
+
     There is no thread of its own: whoever gets the lock first works for all that wait by then, and the others find
     their outcome when they get it. One association alone waits for nobody.
     """
@@ -67,10 +70,11 @@ class GroupCommit:
             return
         try:
             self._commit(stored)
-        except (SQLAlchemyError, RetriableError) as error:
-            if len(stored) == 1:
-                stored[0].outcome = _failed(error)
-                return
+        except RetriableError as error:
+            # The record is away: it is so for each of them, and each would wait for it again.
+            for one in stored:
+                one.outcome = error
+        except SQLAlchemyError:
             self._commit_each(stored)
 
     def _commit(self, group: Sequence[_Waiting]) -> None:
@@ -85,13 +89,10 @@ class GroupCommit:
         for one in group:
             try:
                 self._commit([one])
-            except (SQLAlchemyError, RetriableError) as error:
-                one.outcome = _failed(error)
-
-
-def _failed(error: SQLAlchemyError | RetriableError) -> RetriableError:
-    # The file stays: the commit may have come through all the same, and a second try writes the same name.
-    if isinstance(error, RetriableError):
-        return error
-    # Not its text: it quotes the values that were to be written.
-    return RecordUnavailable(f"the record did not take it ({type(error).__name__}); see the database's own log")
+            except RetriableError as error:
+                one.outcome = error
+            except SQLAlchemyError as error:
+                # Not its text: it quotes the values that were to be written.
+                one.outcome = RecordUnavailable(
+                    f"the record did not take it ({type(error).__name__}); see the database's own log"
+                )
