@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -38,19 +39,25 @@ def identify(
     """
     secure = scheme == "https"
     direct = forwarded_for is None and forwarded_proto is None
-    if not _trusted(peer, trusted):
+    if not is_trusted(peer, trusted):
         return Client(_plain(peer), secure, direct)
     if forwarded_proto is not None:
         secure = forwarded_proto.split(",")[-1].strip().lower() == "https"
     address = peer
     for entry in reversed((forwarded_for or "").split(",")):
-        if not _trusted(address, trusted) or _address(entry.strip()) is None:
+        if not is_trusted(address, trusted) or _address(entry.strip()) is None:
             break
         address = entry.strip()
     return Client(_plain(address), secure, direct)
 
 
-def _trusted(address: str, trusted: tuple[Network, ...]) -> bool:
+def networks(entries: Iterable[str]) -> tuple[Network, ...]:
+    """Addresses and CIDR ranges of the settings."""
+    return tuple(ipaddress.ip_network(entry, strict=False) for entry in entries)
+
+
+def is_trusted(address: str, trusted: tuple[Network, ...]) -> bool:
+    """Whether an address is a proxy that the settings name."""
     found = _address(address)
     return found is not None and any(found in network for network in trusted)
 

@@ -6,7 +6,6 @@ Host header, rate, size of the body; then headers that tell a browser to trust n
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import time
 from collections import OrderedDict
 from urllib.parse import urlsplit
@@ -16,7 +15,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from node.settings import Settings
-from node.web.clients import Client, identify
+from node.web.clients import Client, identify, networks
 from node.web.problems import Problem, problem_json
 
 CLIENT = "radnode.client"
@@ -87,7 +86,7 @@ class Guard:
         self.app = app
         web = settings.web
         self._hosts = web.allowed_hosts(settings.web_host)
-        self._trusted = tuple(ipaddress.ip_network(entry, strict=False) for entry in web.trusted_proxies)
+        self._trusted = networks(web.trusted_proxies)
         self._rates = Rates(web.requests_per_minute)
         self._most_bytes = web.max_request_bytes
         self._timeout_s = web.request_timeout_s

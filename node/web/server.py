@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -13,10 +14,13 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from db.session import Record
 from node.settings import Settings
 from node.web.app import create_app
+from node.web.clients import Network, is_trusted, networks
 
 _KEEP_ALIVE_S = 15
 _STOP_WITHIN_S = 4
 _MOST_CONNECTIONS = 500
+# A browser opens six and one more for each page that renews itself.
+MOST_OF_ONE_ADDRESS = 100
 
 
 def run(settings: Settings, record: Record, on_ready: Callable[[], None]) -> None:
@@ -44,7 +48,7 @@ def _server(settings: Settings, record: Record, on_ready: Callable[[], None]) ->
         app,
         host=settings.web_host,
         port=settings.web_port,
-        http=impatient(web.request_timeout_s),
+        http=impatient(web.request_timeout_s, networks(web.trusted_proxies)),
         ws="none",
         log_config=None,
         access_log=False,
@@ -60,14 +64,26 @@ def _server(settings: Settings, record: Record, on_ready: Callable[[], None]) ->
     return _Server(config, on_ready, app.state.context.changes.stop)
 
 
-def impatient(timeout_s: float) -> type[H11Protocol]:
-    """HTTP/1.1 that closes a connection whose request's head has not arrived `timeout_s` seconds after it could."""
+def impatient(timeout_s: float, proxies: tuple[Network, ...]) -> type[H11Protocol]:
+    """HTTP/1.1 that closes a connection whose request's head has not arrived `timeout_s` seconds after it could.
+
+    One address gets a share of the connections and no more, unless it is one of the trusted proxies.
+    """
+    open_now: Counter[str] = Counter()
 
     class Impatient(H11Protocol):
         _deadline: asyncio.TimerHandle | None = None
+        _address = ""
 
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
+            address = self.client[0] if self.client else ""
+            if not is_trusted(address, proxies):
+                if open_now[address] >= MOST_OF_ONE_ADDRESS:
+                    transport.abort()
+                    return
+                open_now[address] += 1
+                self._address = address
             self._watch()
 
         def data_received(self, data: bytes) -> None:
@@ -76,6 +92,11 @@ def impatient(timeout_s: float) -> type[H11Protocol]:
 
         def connection_lost(self, exc: Exception | None) -> None:
             self._forget()
+            if self._address:
+                open_now[self._address] -= 1
+                if not open_now[self._address]:
+                    del open_now[self._address]
+                self._address = ""
             super().connection_lost(exc)
 
         def _watch(self) -> None:

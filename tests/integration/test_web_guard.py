@@ -8,7 +8,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -17,9 +17,9 @@ from fastapi import Depends
 from node.settings import Settings
 from node.web.access import Open
 from node.web.guard import Rates
-from node.web.server import serve_until
+from node.web.server import MOST_OF_ONE_ADDRESS, serve_until
 from tests.support.certificates import authority
-from tests.support.processes import free_port
+from tests.support.processes import eventually, free_port
 from tests.support.web import Site, log_in, site
 
 EVERY_PAGE = ("/login", "/healthz", "/", "/nowhere", "/static/app.css", "/metrics", "/api/v1/studies")
@@ -181,6 +181,27 @@ def test_a_body_that_drips_ends_at_the_deadline(tmp_path: Path) -> None:
             b"content-type: application/x-www-form-urlencoded\r\n\r\na="
         )
         assert dripping.recv(200).startswith(b"HTTP/1.1 408")
+    doors.record.close()
+
+
+def test_one_address_cannot_take_all_connections(tmp_path: Path) -> None:
+    doors = listening(tmp_path)
+    target = ("127.0.0.1", doors.settings.web_port)
+
+    def answered(source: str = "127.0.0.1") -> bool:
+        with socket.create_connection(target, 5, source_address=(source, 0)) as asking:
+            try:
+                asking.sendall(b"GET /healthz HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")
+                return asking.recv(100).startswith(b"HTTP/1.1 200")
+            except ConnectionError:
+                return False
+
+    with served(doors), ExitStack() as stack:
+        silent = [stack.enter_context(socket.create_connection(target, 5)) for _ in range(MOST_OF_ONE_ADDRESS)]
+        assert not answered()
+        assert answered("127.0.0.2")
+        silent[0].close()
+        eventually("a place is free again", answered)
     doors.record.close()
 
 
