@@ -21,7 +21,7 @@ from fastapi.responses import JSONResponse, RedirectResponse, Response
 from joserfc import jwt
 from joserfc.jwk import ECKey, KeySet
 
-from tests.support.processes import free_port, listens
+from tests.support.processes import eventually, free_port, listens
 
 CLIENT_ID, CLIENT_SECRET = "radnode", "the client's secret"
 
@@ -103,9 +103,7 @@ def identity_provider() -> Iterator[IdentityProvider]:
     server = uvicorn.Server(uvicorn.Config(provider.app, host="127.0.0.1", port=port, log_config=None))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
-    while not listens(port):
-        assert thread.is_alive()
-        time.sleep(0.01)
+    eventually("the identity provider listens", lambda: listens(port))
     try:
         yield provider
     finally:
