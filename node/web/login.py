@@ -69,7 +69,8 @@ def _try(request: Request, name: str, password: str) -> users.UserView | str:
     with context.record.read() as session:
         if sessions.failures_of(session, source, window_s=web.lock_s, now=now) >= web.address_failures:
             return SHUT_OUT
-        known = users.credentials(session, name)
+        # PostgreSQL takes no NUL; no account has a name that cannot be printed.
+        known = users.credentials(session, name) if name.isprintable() else None
     fits = passwords.verify("" if known is None else known.password_hash, password)
     if known is None or not fits or not _may_enter(known.user, now):
         _note_failure(request, known, source, fits=fits)

@@ -43,6 +43,8 @@ _COOKIE = "radnode-oidc"
 _PENDING_S = 600.0
 _KNOWN_FOR_S = 3600.0
 _LEEWAY_S = 60
+# OpenID Connect Core 1.0 section 2. Cut short, two people could become one.
+_LONGEST_SUBJECT = 255
 _ALGORITHMS = ["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"]
 
 
@@ -96,10 +98,13 @@ class Provider:
         except (AuthlibBaseError, ValueError) as error:
             raise ProviderRefused("the identity provider refused the code") from error
         claims = self._claims(str(answer.get("id_token", "")), nonce)
-        name = claims.get(self.settings.name_claim) or claims["sub"]
+        subject = str(claims["sub"])
+        if not subject.isprintable() or len(subject) > _LONGEST_SUBJECT:
+            raise ProviderRefused("the identity provider's subject is no printable text of 255 characters")
+        name = claims.get(self.settings.name_claim) or subject
         groups = claims.get(self.settings.groups_claim) or []
         listed = [groups] if isinstance(groups, str) else groups if isinstance(groups, list) else []
-        return Vouched(str(claims["sub"])[:255], _plain(str(name)), frozenset(str(group) for group in listed))
+        return Vouched(subject, _plain(str(name)), frozenset(str(group) for group in listed))
 
     def _claims(self, id_token: str, nonce: str) -> dict[str, Any]:
         rules = jwt.JWTClaimsRegistry(

@@ -29,7 +29,8 @@ PAGE_ROWS = 50
 _CURSOR = re.compile(r"(\d{1,20})-(\d{1,18})")
 
 Reader = Annotated[Principal, Depends(Access(Permission.STUDIES_READ))]
-Word = Annotated[str, Query(max_length=64)]
+# PostgreSQL takes no NUL, and nobody searches for other control characters.
+Word = Annotated[str, Query(max_length=64, pattern=r"^[^\x00-\x1f\x7f]*$")]
 
 
 @dataclass(frozen=True)

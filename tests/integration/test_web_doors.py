@@ -245,7 +245,7 @@ def test_an_address_that_guesses_at_many_accounts_is_shut_out(tmp_path: Path) ->
 def test_the_audit_says_who_logged_in_and_never_what_was_typed(doors: Site) -> None:
     doors.add("ada")
     browser = doors.browser(address=ELSEWHERE)
-    log_in(browser, "secret-typed-as-name", "secret-password")
+    log_in(browser, "secret-typed-as-name\x00", "secret-password")
     log_in(browser, "ada", "secret-password")
     log_in(browser, "ada")
     notes = [(n.actor, n.outcome, n.detail["address"], n.detail["method"]) for n in doors.audited("login")]

@@ -121,7 +121,9 @@ def test_problems_are_json_for_programs_and_a_page_for_people(doors: Site) -> No
     }
 
 
-@pytest.mark.parametrize("query", ["limit=PATIENT-MARK", "state=PATIENT-MARK", "after=PATIENT-MARK", "after=9-9x"])
+@pytest.mark.parametrize(
+    "query", ["limit=PATIENT-MARK", "state=PATIENT-MARK", "after=PATIENT-MARK", "after=9-9x", "q=PATIENT-MARK%00"]
+)
 def test_what_was_asked_wrongly_is_not_repeated(doors: Site, query: str) -> None:
     answer = doors.logged_in("ada").get(f"/api/v1/studies?{query}")
     assert answer.status_code == 422

@@ -120,6 +120,8 @@ def test_a_code_or_a_provider_that_is_not_the_one_asked_is_refused(doors: Site) 
         {"exp": 1},
         {"azp": "another client"},
         {"sub": None},
+        {"sub": "a" * 256},
+        {"sub": "a\x00b"},
     ],
 )
 def test_a_token_that_does_not_hold_lets_nobody_in(
