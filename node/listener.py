@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import threading
 import time
@@ -32,6 +33,9 @@ def run_listener(settings: Settings, record: Record, stop: threading.Event, read
     # Only now: had another listener this address, its files would be among them.
     if left:
         log.info("unfinished_removed", files=storage.remove(left))
+    # What has been loaded stays: the collector need not look at it again with every thousandth object.
+    gc.collect()
+    gc.freeze()
     log.info("listening", ae_title=settings.ae_title, host=settings.dicom_host, port=settings.dicom_port)
     ready()
     stop.wait()

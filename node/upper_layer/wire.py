@@ -65,9 +65,9 @@ class Wire:
             ProtocolError: the PDU announces more than is allowed; none of it has been read.
         """
         header = memoryview(self._header)
-        self._fill(header[:1], _earlier(time.monotonic() + wait_s, until))
+        begun = self._receive(header, _earlier(time.monotonic() + wait_s, until))
         deadline = _earlier(time.monotonic() + self._pdu_s, until)
-        self._fill(header[1:], deadline)
+        self._fill(header[begun:], deadline)
         kind, length = _HEADER.unpack(header)
         if kind == Pdu.P_DATA:
             if length > self._most:
@@ -106,24 +106,28 @@ class Wire:
             return
 
     def _fill(self, target: memoryview, deadline: float) -> None:
+        got = 0
+        while got < len(target):
+            got += self._receive(target[got:], deadline)
+
+    def _receive(self, target: memoryview, deadline: float) -> int:
+        """What is there, at least a byte of it; how many."""
+        left = deadline - time.monotonic()
+        if left <= 0:
+            raise TooSlow("the rest of a message did not come in time")
         connection = self._connection
-        got, size = 0, len(target)
         try:
             if _QUICKACK is not None:
                 connection.setsockopt(socket.IPPROTO_TCP, _QUICKACK, 1)
-            while got < size:
-                left = deadline - time.monotonic()
-                if left <= 0:
-                    raise TooSlow("the rest of a message did not come in time")
-                connection.settimeout(left)
-                count = connection.recv_into(target[got:])
-                if not count:
-                    raise PeerGone("the peer closed the connection")
-                got += count
+            connection.settimeout(left)
+            count = connection.recv_into(target)
         except TimeoutError as error:
             raise TooSlow("nothing came in time") from error
         except OSError as error:
             raise PeerGone(f"the connection is lost ({type(error).__name__})") from error
+        if not count:
+            raise PeerGone("the peer closed the connection")
+        return count
 
     def _grow(self, length: int, deadline: float) -> memoryview:
         """A body whose memory grows with what has come."""
