@@ -111,9 +111,18 @@ def store_bytes(data_dir: Path, relative: Path, data: bytes) -> Path:
 
 
 def quarantine(data_dir: Path, temp: Path, identity: str) -> Path:
-    """Set a file aside durably for a person; returns its path relative to the data folder."""
+    """Set a file aside durably for a person; returns its path relative to the data folder.
+
+    Where another thread has set the same file aside meanwhile, it is there, and that is all that was wanted.
+    """
     relative = derived_path(QUARANTINE, identity)
-    adopt(data_dir, temp, relative)
+    try:
+        adopt(data_dir, temp, relative)
+    except StorageFull as error:
+        target = data_dir / relative
+        if not isinstance(error.__cause__, FileNotFoundError) or not target.exists():
+            raise
+        _sync(target.parent)
     return relative
 
 

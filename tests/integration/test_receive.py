@@ -8,6 +8,7 @@ import subprocess
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
@@ -29,6 +30,7 @@ from node.listener import listener_name
 from node.settings import Peer
 from tests.support.listening import CR, Listener, chest_file, dataset_bytes, running
 from tests.support.processes import free_port
+from tests.support.raw_association import associated, store
 
 VERIFICATION = UID("1.2.840.10008.1.1")
 STORAGE_COMMITMENT = UID("1.2.840.10008.1.20.1")
@@ -116,6 +118,26 @@ def test_other_bytes_for_a_known_uid_are_kept_aside(listener: Listener, tmp_path
     (conflict,) = listener.refusals()
     assert conflict.kind is RefusalKind.CONFLICT
     assert dataset_bytes(listener.settings.data_dir / conflict.path) == dataset_bytes(second)
+
+
+def test_other_bytes_from_many_at_once_are_kept_aside_once(listener: Listener, tmp_path: Path) -> None:
+    first = chest_file(tmp_path)
+    uid = str(dcmread(first).SOPInstanceUID)
+    second = dataset_bytes(chest_file(tmp_path, "second.dcm", SOPInstanceUID=uid, PixelData=b"\1" * 64 * 64))
+
+    def send(_sender: int) -> list[int | None]:
+        with associated(listener.port) as raw:
+            return [store(raw, uid, second) for _ in range(20)]
+
+    assert listener.storescu(str(first)).returncode == 0
+    with ThreadPoolExecutor(8) as senders:
+        assert [status for found in senders.map(send, range(8)) for status in found] == [0] * 160
+    (conflict,) = listener.refusals()
+    assert conflict.occurrences == 160
+    assert dataset_bytes(listener.settings.data_dir / conflict.path) == second
+    (instance,) = listener.instances()
+    assert dataset_bytes(listener.settings.data_dir / instance.path) == dataset_bytes(first)
+    assert len(list((listener.settings.data_dir / "instances").rglob("*.dcm"))) == 1
 
 
 # The client end warns of its own malformed command.
