@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from pydicom.datadict import dictionary_VR
 
-from node.dataset_source import LONG_VRS, HeaderError, RawDataset, truncated
+from node.dataset_source import LONG_VRS, UNKNOWN_SIZE, HeaderError, RawDataset, truncated
 
 UNDEFINED_LENGTH = 0xFFFFFFFF
 PIXEL_TAGS = frozenset({0x7FE00008, 0x7FE00009, 0x7FE00010})
@@ -96,6 +96,7 @@ class _Walker:
         self._kept: bytearray | None = None
         self._most_kept = 0
         self._size = dataset.size
+        self._forward = dataset.size == UNKNOWN_SIZE
         self._position = dataset.start
         self._implicit = dataset.implicit_vr
         order = ">" if dataset.big_endian else "<"
@@ -121,8 +122,9 @@ class _Walker:
             value = None if self._kept is None else bytes(self._kept)
             self._kept = None
             yield Element(tag, vr.decode("ascii"), start, value_start, length, self._position, value)
-            # Whoever consumes the walk may have read from the same file.
-            self._file.seek(self._position)
+            if not self._forward:
+                # Whoever consumes the walk may have read from the same file.
+                self._file.seek(self._position)
 
     def _beginning(self) -> bytes:
         """The first eight bytes of a top-level element; b"" where there is none any more."""
@@ -217,10 +219,13 @@ class _Walker:
     def _skip(self, count: int) -> None:
         end = self._within(count)
         if self._kept is not None and len(self._kept) + count <= self._most_kept:
-            self._keep_more(self._file.read(count))
+            data = self._file.read(count)
+            if len(data) < count:
+                raise truncated(count - len(data))
+            self._keep_more(data)
         else:
             self._kept = None
-        self._file.seek(end)
+            self._file.seek(end)
         self._position = end
 
     def _keep_more(self, data: bytes) -> None:

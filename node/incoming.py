@@ -6,6 +6,8 @@ import hashlib
 import os
 import struct
 import uuid
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -13,6 +15,10 @@ from typing import Self
 from pynetdicom import PYNETDICOM_IMPLEMENTATION_UID, PYNETDICOM_IMPLEMENTATION_VERSION
 
 from db.errors import StorageFull
+
+_START_EVERY_BYTES = 1 << 18
+# Not every system has it.
+_ADVISE: Callable[[int, int, int, int], None] | None = getattr(os, "posix_fadvise", None)
 
 
 class IncomingFile:
@@ -25,6 +31,7 @@ class IncomingFile:
     def __init__(self, folder: Path, sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str) -> None:
         self.path = folder / f"{uuid.uuid4().hex}.dcm"
         self.size = 0
+        self._on_its_way = 0
         self._sha256 = hashlib.sha256()
         try:
             self._fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -57,6 +64,8 @@ class IncomingFile:
         self._put(data)
         self._sha256.update(data)
         self.size += len(data)
+        if self.size - self._on_its_way >= _START_EVERY_BYTES:
+            self._start_writing()
 
     def sync(self) -> None:
         """Close it; on return its bytes survive a power cut."""
@@ -65,6 +74,17 @@ class IncomingFile:
         except OSError as error:
             raise StorageFull(f"its data set could not be synced ({error.strerror}); check the disk") from error
         self._close()
+
+    def _start_writing(self) -> None:
+        """Have the system begin with what is dirty, so that the last sync finds little to wait for.
+
+        Linux starts writing on this advice; the pages stay in memory for the worker until they are clean and wanted
+        elsewhere. A hint: whether it is heard is nobody's business.
+        """
+        if _ADVISE is not None:
+            with suppress(OSError):
+                _ADVISE(self._fd, self._on_its_way, self.size - self._on_its_way, os.POSIX_FADV_DONTNEED)
+        self._on_its_way = self.size
 
     def _put(self, data: bytes | memoryview) -> None:
         try:
