@@ -6,6 +6,7 @@ Of an exception an event tells classes and places, never the message: whoever ra
 from __future__ import annotations
 
 import logging
+import re
 import sys
 import traceback
 from collections.abc import Iterator, MutableMapping
@@ -34,6 +35,7 @@ _FORBIDDEN = frozenset(
         "patients_name",
     }
 )
+_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _UID_LISTS = frozenset({"sop_classes"})
 # They log peers' strings and whole data sets; what matters of them is logged by the node itself.
 _TALKATIVE = ("pynetdicom", "pydicom", "py.warnings", "highdicom", "PIL")
@@ -59,6 +61,18 @@ def withhold_non_uids(_logger: Any, _method: str, event: MutableMapping[str, Any
             event[key] = "not a UID"
         elif key in _UID_LISTS and isinstance(value, list | tuple):
             event[key] = [one if valid_uid(str(one)) else "not a UID" for one in value]
+    return event
+
+
+def on_one_line(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Text that holds a line break or an escape sequence could pass for another event, or act on a terminal."""
+    for key, value in event.items():
+        if isinstance(value, str):
+            event[key] = _UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", value)
+        elif isinstance(value, list | tuple):
+            event[key] = [
+                _UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", one) if isinstance(one, str) else one for one in value
+            ]
     return event
 
 
@@ -146,6 +160,8 @@ def _configure(level: str, log_format: str) -> None:
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,
             processors=[
+                on_one_line,
+                # After it: places stand on lines of their own.
                 tell_exception,
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
                 _renderer(log_format),
