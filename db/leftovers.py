@@ -68,6 +68,20 @@ def _free_messages(session: Session, owner: str) -> int:
     return affected(session, held.values(available_at=utcnow(), lease_owner=""))
 
 
+def announce_all(session: Session) -> int:
+    """The broker has lost its messages: announce every job and every delivery that is due. Returns how many."""
+    now = utcnow()
+    waiting = select(Job.id, Job.priority).where(Job.state == JobState.QUEUED, Job.available_at <= now)
+    due = [(topic_for(priority), job_id) for job_id, priority in session.execute(waiting.order_by(Job.created_at))]
+    sends = select(Delivery.job_id, Delivery.destination).where(
+        Delivery.state == DeliveryState.PENDING, Delivery.next_attempt_at <= now
+    )
+    due += [(outbox.TOPIC_DELIVER, f"{job_id}:{name}") for job_id, name in session.execute(sends.distinct())]
+    for topic, subject in due:
+        outbox.announce(session, topic, subject)
+    return len(due)
+
+
 def latest_event(session: Session) -> datetime | None:
     """The latest moment at which, by the record, something has happened; None where nothing has.
 

@@ -60,6 +60,9 @@ def make_app(settings: Settings) -> Celery:
         worker_send_task_events=False,
         worker_enable_remote_control=False,
         worker_cancel_long_running_tasks_on_connection_loss=False,
+        # A consumer that connects again may sit there and take nothing, for good, when a task ended in between (Celery
+        # 5.7). A worker that loses the broker finishes what it holds and ends; whoever watches it starts a new one.
+        broker_connection_retry=False,
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
         # Queues in the order they were named: STAT before routine.

@@ -24,6 +24,7 @@ from node.settings import Settings
 from node.sweeper import Sweeper
 from workers.alive import sign_in
 from workers.app import Publisher, make_app
+from workers.broker_watch import BrokerWatch
 from workers.proof import Prover
 from workers.relay import Relay
 from workers.upkeep import Upkeep
@@ -52,6 +53,7 @@ def run_keeper(settings: Settings, record: Record, stop: threading.Event) -> Non
         "sweeper": Sweeper(settings, record).run,
         "relay": relay.run,
         "upkeep": Upkeep(settings, record).run,
+        "broker": BrokerWatch(settings, record).run,
         "proof": Prover(settings, record).run,
         **audit_service.loops(settings, record),
     }

@@ -16,7 +16,7 @@ log = structlog.get_logger(__name__)
 _POLL_S = 0.1
 _LEASE_S = 30.0
 _BATCH = 200
-_PAUSE_FIRST_S, _PAUSE_MAX_S = 1.0, 30.0
+_PAUSE_FIRST_S, _PAUSE_MAX_S = 1.0, 5.0
 
 # (topic, subject): puts the message on the broker, or raises BrokerUnavailable.
 Publish = Callable[[str, str], None]

@@ -114,6 +114,19 @@ def test_a_silence_is_counted_by_the_clock_that_is_set(record: Record) -> None:
     assert study.last_received_at == now
 
 
+def test_what_an_emptied_broker_has_lost_is_announced_again_but_not_what_is_at_work_or_waits(record: Record) -> None:
+    queued, running = records.queued_job(record, "1.2.1", 1), records.queued_job(record, "1.2.2", 2)
+    records.claim(record, running, ALIVE)
+    finished = records.finished_job(record, destinations=("pacs", "ris"), number=3)
+    with record.write() as session:
+        (due,) = deliveries.claim(session, finished, "ris", ALIVE, lease_s=60)
+        deliveries.postpone(session, due, ALIVE, reason="away", at=utcnow() + HOUR)
+    drain(record)
+    with record.write() as session:
+        assert leftovers.announce_all(session) == 2
+    assert drain(record) == [queued, f"{finished}:pacs"]
+
+
 def test_an_empty_record_knows_of_no_event(record: Record) -> None:
     with record.read() as session:
         assert leftovers.latest_event(session) is None

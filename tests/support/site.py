@@ -80,6 +80,7 @@ class Site:
     """The node and its surroundings. Parts of the node are named as their commands."""
 
     node: Node
+    record: Record
     database: PostgresServer
     database_runs: Switch
     broker_url: str
@@ -136,23 +137,18 @@ class Site:
         assert sent.returncode == 0, sent.stdout[-2000:]
         return studies
 
-    @contextmanager
-    def record(self) -> Iterator[Record]:
-        with self.node.record() as record:
-            yield record
-
     def jobs(self, studies: list[str]) -> list[Job]:
         query = select(Job).join(Study, Study.id == Job.study_id).where(Study.study_instance_uid.in_(studies))
-        with self.record() as record, record.read() as session:
+        with self.record.read() as session:
             return list(session.scalars(query))
 
     def results(self, studies: list[str]) -> list[Result]:
-        with self.record() as record, record.read() as session:
+        with self.record.read() as session:
             return list(session.scalars(select(Result).where(Result.study_instance_uid.in_(studies))))
 
     def deliveries(self, studies: list[str]) -> list[Delivery]:
         query = select(Delivery).join(Result, Result.id == Delivery.result_id)
-        with self.record() as record, record.read() as session:
+        with self.record.read() as session:
             return list(session.scalars(query.where(Result.study_instance_uid.in_(studies))))
 
     def wait(self, what: str, probe: Callable[[], Any], *, timeout_s: float = 60.0) -> Any:
@@ -222,14 +218,16 @@ def running_site(folder: Path, more: str = "") -> Iterator[Site]:
         picky = stack.enter_context(picky_archive())
         peers = peer_toml("pacs", "ORTHANC", line.port) + peer_toml("picky", PICKY, picky.port)
         routes = ROUTE.format(name="pacs", calling=PACS) + ROUTE.format(name="picky", calling=PICKY)
-        broker_url = f"redis://127.0.0.1:{broker_port}/0"
+        record_url, broker_url = database.url(database.new_database()), f"redis://127.0.0.1:{broker_port}/0"
         node = Node(
             folder / "node",
             SETTINGS + more + peers + routes,
-            env={"RADNODE_DATABASE_URL": database.url(database.new_database()), "RADNODE_BROKER_URL": broker_url},
+            env={"RADNODE_DATABASE_URL": record_url, "RADNODE_BROKER_URL": broker_url},
         )
         node.run("db", "upgrade")
-        site = Site(node, database, database_runs, broker_url, broker_runs, pacs, line, picky, _source(folder))
+        record = Record(record_url, pool_size=2)
+        stack.callback(record.close)
+        site = Site(node, record, database, database_runs, broker_url, broker_runs, pacs, line, picky, _source(folder))
         try:
             for name in ("listener", "keeper", "worker"):
                 site.start(name)
