@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import GaugeMetricFamily
 
-from db import circuits, listing, outbox
+from db import audit_chain, circuits, listing, outbox
 from db.session import Record
 from node.settings import Settings
 
@@ -25,12 +25,17 @@ class RecordCollector:
             counts = listing.counts(session)
             waiting = outbox.waiting(session)
             open_now = circuits.open_circuits(session)
+            unsealed, chain_end = audit_chain.waiting(session), audit_chain.head(session).position
+            collector = self.settings.audit.collector
+            unsent = chain_end - audit_chain.cursor(session, collector) if collector else 0
         for name, states in counts.items():
             family = GaugeMetricFamily(f"radnode_{name}", f"How many {name} are in each state.", labels=["state"])
             for state, count in states.items():
                 family.add_metric([state], count)
             yield family
         yield GaugeMetricFamily("radnode_outbox_waiting", "Messages the broker has not got yet.", value=waiting)
+        yield GaugeMetricFamily("radnode_audit_unsealed", "Audit rows without a place in the chain.", value=unsealed)
+        yield GaugeMetricFamily("radnode_audit_unsent", "Audit rows the collector has not got yet.", value=unsent)
         broken = GaugeMetricFamily("radnode_circuit_open", "Destinations that are left alone.", labels=["destination"])
         for destination in open_now:
             broken.add_metric([destination], 1)

@@ -8,13 +8,14 @@ from datetime import timedelta
 import pytest
 from alembic import command
 from sqlalchemy import text
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import IntegrityError, ProgrammingError
 
 from db import audit, audit_chain, schema
 from db.audit import Wanted
 from db.audit_chain import Head, Verdict
 from db.session import Record
 from db.types import utcnow
+from tests.support.postgres import PostgresServer
 from tests.support.records import race
 
 TABLES = ("audit", "audit_chain", "audit_unsealed", "audit_bases")
@@ -254,4 +255,36 @@ def test_the_rows_of_an_earlier_release_join_the_chain(empty_url: str) -> None:
     assert verify(record, end).problem == ""
     tamper(record, "UPDATE audit SET detail = '{\"tries\": 3}' WHERE subject = '1'")
     assert verify(record).position == 2
+    record.close()
+
+
+_GRANTS = """
+GRANT SELECT, INSERT ON audit, audit_chain, audit_unsealed, audit_bases TO node_role;
+GRANT DELETE ON audit, audit_chain, audit_unsealed TO node_role;
+GRANT SELECT, INSERT, UPDATE ON audit_cursors TO node_role;
+GRANT USAGE ON SEQUENCE audit_id_seq TO node_role;
+"""
+
+
+def test_a_role_that_owns_nothing_can_do_all_that_is_needed_and_no_more(postgres: PostgresServer) -> None:
+    record = Record(postgres.url(postgres.new_database()))
+    schema.upgrade(record)
+    with record.engine.begin() as connection:
+        for statement in ("DROP ROLE IF EXISTS node_role", "CREATE ROLE node_role", *_GRANTS.strip().splitlines()):
+            connection.execute(text(statement))
+    with record.write() as session:
+        session.execute(text("SET LOCAL ROLE node_role"))
+        for number in range(3):
+            audit.note(session, "login", actor="anna", subject=str(number))
+        audit_chain.seal(session)
+        assert audit_chain.prune(session, before=utcnow() + timedelta(days=1), actor="anna") == 3
+        audit_chain.seal(session)
+        assert audit_chain.take_cursor(session, "far", "a", lease_s=1) == 0
+    for statement in ("ALTER TABLE audit DISABLE TRIGGER ALL", "UPDATE audit SET actor = 'bert'", "TRUNCATE audit"):
+        with pytest.raises(ProgrammingError), record.write() as session:
+            session.execute(text("SET LOCAL ROLE node_role;" + statement))
+    assert verify(record).problem == ""
+    with record.engine.begin() as connection:
+        connection.execute(text("DROP OWNED BY node_role"))
+        connection.execute(text("DROP ROLE node_role"))
     record.close()
