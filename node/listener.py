@@ -25,6 +25,7 @@ def run_listener(settings: Settings, record: Record, stop: threading.Event, read
     Raises ConfigError where the address cannot be bound or TLS files are wrong, StorageFull where the data folder
     cannot be used.
     """
+    threading.excepthook = _tell
     name = listener_name(settings)
     incoming = storage.incoming_dir(settings.data_dir, name).resolve()
     storage.make_folders(settings.data_dir)
@@ -40,6 +41,11 @@ def run_listener(settings: Settings, record: Record, stop: threading.Event, read
     ready()
     stop.wait()
     server.stop()
+
+
+def _tell(failure: threading.ExceptHookArgs) -> None:
+    """Python's own hook would print the exception's text, which may quote a peer."""
+    log.error("thread_failed", exc_info=failure.exc_value)
 
 
 def listener_name(settings: Settings) -> str:

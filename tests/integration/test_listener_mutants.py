@@ -53,7 +53,9 @@ def survives(listener: Listener, mutant: Callable[[random.Random], bytes], count
     assert after.files <= before.files + 20
     assert after.resident_bytes - before.resident_bytes < 100 << 20
     # A thread that died of something unforeseen says so here.
-    assert "Traceback" not in listener.log.read_text()
+    log = listener.log.read_text()
+    assert "thread_failed" not in log
+    assert "Traceback" not in log
     assert listener.incoming() == []
     return answers
 
