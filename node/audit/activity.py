@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import structlog
 from sqlalchemy.orm import Session
 
-from db import audit
+from db import audit, audit_chain
 from db.audit import Wanted
 from db.audit_events import Event, Outcome
 from db.errors import RetriableError
@@ -55,6 +55,9 @@ def _note(settings: Settings, role: str, event: Event, outcome: Outcome) -> None
                 version=VERSION,
                 host=socket.gethostname(),
             )
+            if event == "application_stopped":
+                # Perhaps no keeper runs any more, and rows without a place should not wait for the next start.
+                audit_chain.seal(session)
     except RetriableError as error:
         # The program may run all the same: what it receives is refused until the record is back.
         log.error("activity_not_recorded", what=event, reason=str(error))

@@ -47,6 +47,7 @@ def test_a_program_that_runs_is_on_record_from_start_to_stop(tmp_path: Path, run
     assert told[1].subject.startswith("listener:")
     assert {one.outcome for one in told} == {"success"}
     assert told[0].detail["changed"] == []
+    assert [one.position for one in told] == [1, 2, 3, 4, 5], "nothing waits for its place while no keeper runs"
 
 
 def test_a_program_that_ends_by_an_error_says_so(tmp_path: Path) -> None:
