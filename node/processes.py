@@ -20,6 +20,7 @@ RESTART_FIRST_S = 0.5
 RESTART_MAX_S = 30.0
 # A child that ran this long was healthy: the next crash counts as the first.
 HEALTHY_AFTER_S = 60.0
+HELD_BACK_AT_MOST_S = 10.0
 
 
 def end_with_parent(number: signal.Signals) -> None:
@@ -37,6 +38,7 @@ def _before_exec() -> None:
 class Child:
     """One supervised process.
 
+    after: the child that is to be ready before this one is begun with, for `HELD_BACK_AT_MOST_S` at the most.
     ready_fd: with `reports_ready`, the child inherits the write end of a pipe as RADNODE_READY_FD and writes to it when
     it can work.
     """
@@ -45,6 +47,7 @@ class Child:
     argv: Sequence[str]
     env: Mapping[str, str] = field(default_factory=dict)
     reports_ready: bool = False
+    after: Child | None = None
     process: subprocess.Popen[bytes] | None = None
     started_at: float = 0.0
     restart_at: float = 0.0
@@ -128,13 +131,19 @@ def stop_all(children: Sequence[tuple[Child, float]]) -> None:
 def supervise(children: Sequence[Child], stopping: Callable[[], bool], on_ready: Callable[[], None]) -> None:
     """Keep the children running until `stopping()`; calls `on_ready` once, when all have said they can work."""
     announced = False
+    begun_at = time.monotonic()
+
+    def held_back(child: Child) -> bool:
+        waits = child.after is not None and not child.after.ready
+        return waits and time.monotonic() - begun_at < HELD_BACK_AT_MOST_S
+
     while not stopping():
         for child in children:
             if child.running:
                 child.poll_ready()
             elif child.process is not None:
                 child.note_exit()
-            elif time.monotonic() >= child.restart_at:
+            elif time.monotonic() >= child.restart_at and not held_back(child):
                 child.start()
         if not announced and all(child.ready for child in children):
             announced = True

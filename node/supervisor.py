@@ -39,8 +39,10 @@ def serve(settings: Settings, config_file: Path | None) -> None:
     with _data_folder(settings):
         _prepare_record(settings)
         with activity.on_record(settings, "node"):
-            broker = start_broker(settings) if settings.embedded_broker else None
             children = _children(settings, config_file)
+            # Senders wait for the listener: it is on its way while the broker starts, and the others come after it.
+            children[0].start()
+            broker = _broker(settings, children[0])
             try:
                 supervise([*([broker] if broker else []), *children], stopping, lambda: _announce(settings))
             finally:
@@ -54,13 +56,26 @@ def command(name: str, config_file: Path | None) -> list[str]:
 
 
 def _children(settings: Settings, config_file: Path | None) -> list[Child]:
-    names = ["listener", "keeper", "web"]
-    children = [Child(name, command(name, config_file), reports_ready=True) for name in names]
+    listener = Child("listener", command("listener", config_file), reports_ready=True)
+    children = [listener]
+    for name in ("keeper", "web"):
+        children.append(Child(name, command(name, config_file), reports_ready=True, after=listener))
     if settings.embedded_broker:
         # With a broker of its own the node is alone on this machine; a hospital starts `radnode worker` where its GPUs
         # are.
-        children.append(Child("worker", command("worker", config_file)))
+        children.append(Child("worker", command("worker", config_file), after=listener))
     return children
+
+
+def _broker(settings: Settings, listener: Child) -> Child | None:
+    """The embedded broker, where there is to be one. Raises BrokerUnavailable, with the listener stopped again."""
+    if not settings.embedded_broker:
+        return None
+    try:
+        return start_broker(settings)
+    except BaseException:
+        listener.stop(STOP_GRACE_S["listener"])
+        raise
 
 
 def _announce(settings: Settings) -> None:

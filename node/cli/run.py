@@ -8,7 +8,6 @@ from types import FrameType
 
 import typer
 
-from node import listener as node_listener
 from node import logs, supervisor
 from node.audit import activity
 from node.cli.common import Config, open_record
@@ -30,6 +29,8 @@ def serve(config: Config = None) -> None:
 @listener_app.command()
 def listener(config: Config = None) -> None:
     """Receive studies."""
+    from node import listener as node_listener  # noqa: PLC0415 - `serve` needs it not, and is quicker without
+
     with open_record(config) as (settings, record):
         logs.configure(settings)
         with activity.on_record(settings, "listener"):

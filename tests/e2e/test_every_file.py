@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import random
-import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -23,7 +22,7 @@ from sqlalchemy import select
 
 from db.tables import Instance
 from tests.support.association_profile import kinds, write_profile
-from tests.support.dcmtk import Outcome, storescu
+from tests.support.dcmtk import Outcome, answers, storescu
 from tests.support.node import SETTLED_INSTANCES, Node, Row, peer_toml
 from tests.support.orthanc import Orthanc, orthanc
 from tests.support.shared import shared_dicom
@@ -88,18 +87,6 @@ def header(path: Path) -> Dataset:
         meta, found = read_file_meta_info(path), Dataset()
         found.SOPClassUID, found.SOPInstanceUID = meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID
         return found
-
-
-def answers(outcome: Outcome) -> dict[Path, str]:
-    """File to what the node answered: "Success" or another status; files that `storescu` never sent are not in it."""
-    found: dict[Path, str] = {}
-    current: Path | None = None
-    for line in outcome.stdout.splitlines():
-        if sending := re.search(r"Sending file: (.*)$", line):
-            current = Path(sending[1])
-        elif (answer := re.search(r"Received Store Response \((.*)\)", line)) and current is not None:
-            found[current] = answer[1].split(":")[0]
-    return found
 
 
 def taken(outcomes: Iterable[Outcome]) -> set[Path]:

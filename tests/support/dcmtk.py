@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -49,6 +50,18 @@ def storescu(
         str(port),
         *map(str, files),
     )
+
+
+def answers(outcome: Outcome) -> dict[Path, str]:
+    """File to what the peer answered: "Success" or another status; files that `storescu` never sent are not in it."""
+    found: dict[Path, str] = {}
+    current: Path | None = None
+    for line in outcome.stdout.splitlines():
+        if sending := re.search(r"Sending file: (.*)$", line):
+            current = Path(sending[1])
+        elif (answer := re.search(r"Received Store Response \((.*)\)", line)) and current is not None:
+            found[current] = answer[1].split(":")[0]
+    return found
 
 
 def echoscu(port: int, *, called: str = "RADNODE", calling: str = "MODALITY", options: tuple[str, ...] = ()) -> Outcome:
