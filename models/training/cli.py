@@ -37,6 +37,12 @@ def train(
     cache: Annotated[
         Path | None, typer.Option(file_okay=False, help="Folder of images ready for training, which runs may share.")
     ] = None,
+    folds: Annotated[
+        int,
+        typer.Option(
+            min=0, max=100, help="Cross-validate: train this many networks, each patient held out once; no bundle."
+        ),
+    ] = 0,
     runs: Annotated[
         Path, typer.Option(help="For cxr-pneumonia: where finished parts are kept; --out is then the bundle's folder.")
     ] = Path("runs"),
@@ -44,12 +50,14 @@ def train(
     """Train, calibrate and measure; the bundle is complete at the end, its model card included."""
     try:
         if recipe in RECIPES:
+            if folds:
+                raise typer.BadParameter(f"{recipe} has a cross-validation of its own", param_hint="--folds")
             _shipped(recipe, out, data, weights, runs)
             return
         config = plan_of(recipe) if recipe in PLANS else Path(recipe)
         if config.suffix != ".toml":
             raise typer.BadParameter(f"a file *.toml, or one of {_NAMES}", param_hint="RECIPE")
-        _plan(config, out, data, weights, cache)
+        _plan(config, out, data, weights, cache=cache, folds=folds)
     except ModelError as error:
         _err.print(f"radnode: {error}", markup=False, soft_wrap=True)
         raise typer.Exit(EXIT_FAILED) from error
@@ -62,7 +70,7 @@ def _shipped(recipe: str, out: Path, data: Path | None, weights: Path | None, ru
     _out.print(f"The bundle is in {out}.", markup=False)
 
 
-def _plan(config: Path, out: Path, data: Path | None, weights: Path | None, cache: Path | None) -> None:
+def _plan(config: Path, out: Path, data: Path | None, weights: Path | None, *, cache: Path | None, folds: int) -> None:
     # Late: TensorFlow takes seconds, and a plan with a fault should be told at once.
     from models.training.plan import read_plan  # noqa: PLC0415
 
@@ -72,5 +80,10 @@ def _plan(config: Path, out: Path, data: Path | None, weights: Path | None, cach
 
     folders = default_folders(config, data, weights)
     with ShownProgress(_err) as shown:
-        bundle = run_plan(config, out, folders, cache=cache, progress=shown.progress)
-    _out.print(f"The bundle is in {bundle}.", markup=False, soft_wrap=True)
+        if folds:
+            from models.training.cross_validation import cross_validate  # noqa: PLC0415
+
+            found = cross_validate(config, out, folders, folds, cache=cache, progress=shown.progress)
+        else:
+            found = run_plan(config, out, folders, cache=cache, progress=shown.progress)
+    _out.print(f"The {'figures are' if folds else 'bundle is'} in {found}.", markup=False, soft_wrap=True)

@@ -44,12 +44,25 @@ class Progress:
     epoch: Callable[[Epoch], None] = lambda _: None
 
 
+Divide = Callable[[SampleSet], SplitSets]
+
+
 @dataclass(frozen=True)
 class _Read:
     found: SampleSet
     split: SplitSets
     parts: Parts
     problems: tuple[Problem, ...]
+
+
+@dataclass(frozen=True)
+class TrainedPlan:
+    """network: with the weights that are kept. record: what a manifest tells of the training."""
+
+    network: Trained
+    parts: Parts
+    record: dict[str, Any]
+    exclusive: bool
 
 
 def run_plan(
@@ -64,11 +77,33 @@ def run_plan(
         BundleError: start weights that are not those of the plan.
         RuntimeUnavailable: a folder that cannot be written, or a GPU that is not there.
     """
+    plan, _ = read_plan(config)
+    done = train_plan(config, out, folders, cache=cache, progress=progress)
+    backbones.save_weights(done.network.model, out / WEIGHTS, "float32")
+    target = out / BUNDLES / plan.bundle.id
+    manifest = complete(plan, done.network, done.parts, done.record, target, exclusive=done.exclusive)
+    RunFolder(out).write_json("evaluation.json", manifest.evaluation)
+    return target
+
+
+def train_plan(
+    config: Path,
+    out: Path,
+    folders: Folders,
+    *,
+    cache: Path | None = None,
+    progress: Progress | None = None,
+    divide: Divide | None = None,
+) -> TrainedPlan:
+    """The network of a plan, trained or taken up from ``out``. divide: other than by the plan's [split].
+
+    Raises as :func:`run_plan`.
+    """
     plan, text = read_plan(config)
     progress = progress or Progress()
     _deterministic(plan)
     folder = RunFolder(out)
-    read = _read(plan, folders, cache or out / "planes", progress)
+    read = _read(plan, folders, cache or out / "planes", progress, divide)
     folder.describe(plan, text, read.split, read.problems)
     strategy = strategy_for(plan.training)
     network = _network(plan, folders, strategy)
@@ -93,11 +128,7 @@ def run_plan(
         log.info("run_taken_up", phase=trainer.state.phase, epoch=trainer.state.epoch, step=trainer.state.step)
     folder.begin(trainer.state.phase, trainer.state.epoch)
     trainer.run()
-    backbones.save_weights(network.model, out / WEIGHTS, "float32")
-    target = out / BUNDLES / plan.bundle.id
-    manifest = complete(plan, network, read.parts, _record(plan, read, start), target, exclusive=read.found.exclusive)
-    folder.write_json("evaluation.json", manifest.evaluation)
-    return target
+    return TrainedPlan(network, read.parts, _record(plan, read, start), read.found.exclusive)
 
 
 def _deterministic(plan: Plan) -> None:
@@ -115,12 +146,15 @@ def _network(plan: Plan, folders: Folders, strategy: tf.distribute.Strategy) -> 
     return Trained(model, tail, plan.input.slices)
 
 
-def _read(plan: Plan, folders: Folders, cache: Path, progress: Progress) -> _Read:
+def _read(plan: Plan, folders: Folders, cache: Path, progress: Progress, divide: Divide | None) -> _Read:
     found = datasets.read(plan.data.kind, loader_options(plan, folders.data))
     if found.exclusive and len(found.labels) < 2:
         raise DatasetError(f"{found.name} is a set of classes, of which the bundle has one; set exclusive to false")
     _check_kind(found, plan)
-    split = split_patients(found.samples, plan.split.fractions, plan.split.salt, plan.split.official)
+    if divide is None:
+        split = split_patients(found.samples, plan.split.fractions, plan.split.salt, plan.split.official)
+    else:
+        split = divide(found)
     images = Images(folders.data / plan.data.images)
     plane_steps, _ = split_steps(plan.steps)
     planes = plane_cache.load(
