@@ -43,6 +43,13 @@ def train(
             min=0, max=100, help="Cross-validate: train this many networks, each patient held out once; no bundle."
         ),
     ] = 0,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="A setting of the plan for this run, as TOML: 'training.batch = 8'. Repeatable."),
+    ] = None,
+    leave_out: Annotated[
+        list[str] | None, typer.Option(help="A label of the plan that this run does without. Repeatable.")
+    ] = None,
     runs: Annotated[
         Path, typer.Option(help="For cxr-pneumonia: where finished parts are kept; --out is then the bundle's folder.")
     ] = Path("runs"),
@@ -50,14 +57,15 @@ def train(
     """Train, calibrate and measure; the bundle is complete at the end, its model card included."""
     try:
         if recipe in RECIPES:
-            if folds:
-                raise typer.BadParameter(f"{recipe} has a cross-validation of its own", param_hint="--folds")
+            if folds or settings or leave_out:
+                raise typer.BadParameter(f"{recipe} takes no --folds, --set or --leave-out", param_hint="RECIPE")
             _shipped(recipe, out, data, weights, runs)
             return
         config = plan_of(recipe) if recipe in PLANS else Path(recipe)
         if config.suffix != ".toml":
             raise typer.BadParameter(f"a file *.toml, or one of {_NAMES}", param_hint="RECIPE")
-        _plan(config, out, data, weights, cache=cache, folds=folds)
+        wanted = tuple(settings or ()), tuple(leave_out or ())
+        _plan(config, out, data, weights, cache=cache, folds=folds, wanted=wanted)
     except ModelError as error:
         _err.print(f"radnode: {error}", markup=False, soft_wrap=True)
         raise typer.Exit(EXIT_FAILED) from error
@@ -70,20 +78,29 @@ def _shipped(recipe: str, out: Path, data: Path | None, weights: Path | None, ru
     _out.print(f"The bundle is in {out}.", markup=False)
 
 
-def _plan(config: Path, out: Path, data: Path | None, weights: Path | None, *, cache: Path | None, folds: int) -> None:
+def _plan(
+    config: Path,
+    out: Path,
+    data: Path | None,
+    weights: Path | None,
+    *,
+    cache: Path | None,
+    folds: int,
+    wanted: tuple[tuple[str, ...], tuple[str, ...]],
+) -> None:
     # Late: TensorFlow takes seconds, and a plan with a fault should be told at once.
-    from models.training.plan import read_plan  # noqa: PLC0415
+    from models.training.plan import Changes, read_plan  # noqa: PLC0415
 
-    read_plan(config)
+    changes = Changes(*wanted)
+    read_plan(config, changes)
+    from models.training.cross_validation import cross_validate  # noqa: PLC0415
     from models.training.general import default_folders, run_plan  # noqa: PLC0415
     from models.training.shown import ShownProgress  # noqa: PLC0415
 
     folders = default_folders(config, data, weights)
     with ShownProgress(_err) as shown:
         if folds:
-            from models.training.cross_validation import cross_validate  # noqa: PLC0415
-
-            found = cross_validate(config, out, folders, folds, cache=cache, progress=shown.progress)
+            found = cross_validate(config, out, folders, folds, changes=changes, cache=cache, progress=shown.progress)
         else:
-            found = run_plan(config, out, folders, cache=cache, progress=shown.progress)
+            found = run_plan(config, out, folders, changes=changes, cache=cache, progress=shown.progress)
     _out.print(f"The {'figures are' if folds else 'bundle is'} in {found}.", markup=False, soft_wrap=True)

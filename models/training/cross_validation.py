@@ -36,7 +36,7 @@ from models.training.feed import Examples
 from models.training.general import WEIGHTS, Progress, train_plan
 from models.training.judge import calibrate, chances, choose_point
 from models.training.network import Trained
-from models.training.plan import Folders, Plan, read_plan
+from models.training.plan import AS_WRITTEN, Changes, Folders, Plan, read_plan
 from models.training.run_folder import RunFolder
 
 FIGURES = "cross_validation.json"
@@ -61,6 +61,7 @@ def cross_validate(
     folders: Folders,
     count: int,
     *,
+    changes: Changes = AS_WRITTEN,
     cache: Path | None = None,
     progress: Progress | None = None,
 ) -> Path:
@@ -71,12 +72,18 @@ def cross_validate(
 
     Raises as `models.training.general.run_plan`, and DatasetError for more folds than patients.
     """
-    plan, _ = read_plan(config)
+    plan, _ = read_plan(config, changes)
     found = []
     for number in range(count):
         run = out / f"fold-{number + 1}"
         done = train_plan(
-            config, run, folders, cache=cache or out / "planes", progress=progress, divide=_fold(plan, number, count)
+            config,
+            run,
+            folders,
+            changes=changes,
+            cache=cache or out / "planes",
+            progress=progress,
+            divide=_fold(plan, number, count),
         )
         if done.parts.test is None:
             raise DatasetError(f"fold {number + 1} has no usable image; take fewer folds")

@@ -25,7 +25,7 @@ from models.errors import DatasetError, RuntimeUnavailable
 from models.training.complete import Parts, complete
 from models.training.feed import Examples
 from models.training.network import Trained, batches_of, build
-from models.training.plan import Folders, Plan, StartWeights, loader_options, read_plan
+from models.training.plan import AS_WRITTEN, Changes, Folders, Plan, StartWeights, loader_options, read_plan
 from models.training.run_folder import RunFolder, environment, identity_of, split_record
 from models.training.step import strategy_for
 from models.training.trainer import Epoch, Trainer, Watch
@@ -66,19 +66,25 @@ class TrainedPlan:
 
 
 def run_plan(
-    config: Path, out: Path, folders: Folders, *, cache: Path | None = None, progress: Progress | None = None
+    config: Path,
+    out: Path,
+    folders: Folders,
+    *,
+    changes: Changes = AS_WRITTEN,
+    cache: Path | None = None,
+    progress: Progress | None = None,
 ) -> Path:
     """Train what ``config`` says in the folder ``out``, or go on with the run that is there; the bundle's folder.
 
-    cache: of planes; None keeps them in ``out``.
+    changes: to the plan. cache: of planes; None keeps them in ``out``.
 
     Raises:
         DatasetError: the plan, the labels, the split or a label's calibration; ``out`` holds another run.
         BundleError: start weights that are not those of the plan.
         RuntimeUnavailable: a folder that cannot be written, or a GPU that is not there.
     """
-    plan, _ = read_plan(config)
-    done = train_plan(config, out, folders, cache=cache, progress=progress)
+    plan, _ = read_plan(config, changes)
+    done = train_plan(config, out, folders, changes=changes, cache=cache, progress=progress)
     backbones.save_weights(done.network.model, out / WEIGHTS, "float32")
     target = out / BUNDLES / plan.bundle.id
     manifest = complete(plan, done.network, done.parts, done.record, target, exclusive=done.exclusive)
@@ -91,6 +97,7 @@ def train_plan(
     out: Path,
     folders: Folders,
     *,
+    changes: Changes = AS_WRITTEN,
     cache: Path | None = None,
     progress: Progress | None = None,
     divide: Divide | None = None,
@@ -99,7 +106,7 @@ def train_plan(
 
     Raises as :func:`run_plan`.
     """
-    plan, text = read_plan(config)
+    plan, text = read_plan(config, changes)
     progress = progress or Progress()
     _deterministic(plan)
     folder = RunFolder(out)

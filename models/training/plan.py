@@ -27,7 +27,7 @@ from models.manifest import AdmissionRules, Change, Label, Part, SeriesRules
 from models.preprocess import Steps, parse_steps
 from models.training.recipe import Augment, Training
 
-__all__ = ["Folders", "Plan", "loader_options", "read_plan"]
+__all__ = ["AS_WRITTEN", "Changes", "Folders", "Plan", "loader_options", "read_plan"]
 
 
 class Data(Part):
@@ -211,18 +211,64 @@ class Folders:
     weights: Path
 
 
-def read_plan(path: Path) -> tuple[Plan, str]:
-    """The plan in a file, and the file's own text. Raises DatasetError naming every fault."""
+@dataclass(frozen=True)
+class Changes:
+    """To a plan for one run. settings: "table.key = value" each, in TOML. leave_out: labels by their key."""
+
+    settings: tuple[str, ...] = ()
+    leave_out: tuple[str, ...] = ()
+
+    @property
+    def comment(self) -> str:
+        """For the run's copy of the plan, so that the copy and these lines repeat the run; "" without a change."""
+        lines = [f"set: {one}" for one in self.settings] + [f"without label: {one}" for one in self.leave_out]
+        return "".join(f"# changed for this run, {line}\n" for line in lines)
+
+
+AS_WRITTEN = Changes()
+
+
+def read_plan(path: Path, changes: Changes = AS_WRITTEN) -> tuple[Plan, str]:
+    """The plan in a file, changed, and the file's own text. Raises DatasetError naming every fault."""
     try:
         text = path.read_text(encoding="utf-8")
         raw = tomllib.loads(text)
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise DatasetError(f"{path.name} is no readable TOML file: {error}") from error
+    for setting in changes.settings:
+        raw = _over(raw, _parsed(setting))
+    if changes.leave_out:
+        raw = _without(raw, changes.leave_out)
     try:
-        return Plan.model_validate(raw), text
+        return Plan.model_validate(raw), text + changes.comment
     except ValidationError as error:
         faults = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'plan'}: {e['msg']}" for e in error.errors())
         raise DatasetError(f"{path.name}: {faults}") from error
+
+
+def _parsed(setting: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(setting)
+    except tomllib.TOMLDecodeError as error:
+        raise DatasetError(f"{setting!r} is no setting as TOML writes it, as in training.batch = 8: {error}") from error
+
+
+def _over(base: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in change.items():
+        held = merged.get(key)
+        merged[key] = _over(held, value) if isinstance(held, dict) and isinstance(value, dict) else value
+    return merged
+
+
+def _without(raw: Mapping[str, Any], keys: Sequence[str]) -> dict[str, Any]:
+    bundle = dict(raw.get("bundle", {}))
+    labels = [label for label in bundle.get("labels", []) if isinstance(label, dict)]
+    if odd := sorted(set(keys) - {str(label.get("key")) for label in labels}):
+        raise DatasetError(f"{', '.join(odd)} cannot be left out: the plan has no such label")
+    bundle["labels"] = [label for label in labels if label.get("key") not in keys]
+    bundle["urgent"] = [key for key in bundle.get("urgent", []) if key not in keys]
+    return {**raw, "bundle": bundle}
 
 
 def loader_options(plan: Plan, folder: Path) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 from models import backbones
 from models.errors import DatasetError
 from models.recipes import PLANS, RECIPES, plan_of
-from models.training.plan import loader_options, read_plan
+from models.training.plan import Changes, loader_options, read_plan
 from models.training.recipe import Augment
 from tests.support.plans import PLAN, written
 
@@ -113,3 +114,30 @@ def test_reading_a_plan_loads_no_tensorflow() -> None:
 def test_the_sample_plan_itself_is_sound(tmp_path: Path) -> None:
     plan, _ = read_plan(written(tmp_path, {}))
     assert plan.training.seed == PLAN["training"]["seed"]
+
+
+def test_a_run_may_change_settings_and_do_without_a_label(tmp_path: Path) -> None:
+    changes = Changes(("training.batch = 3", 'network.weights = "none"'), ("hernia",))
+    plan, text = read_plan(plan_of("cxr14"), changes)
+    written_plan, written_text = read_plan(plan_of("cxr14"))
+    assert (plan.training.batch, plan.network.weights) == (3, "none")
+    assert plan.training.accumulate == written_plan.training.accumulate
+    assert plan.bundle.keys == tuple(key for key in written_plan.bundle.keys if key != "hernia")
+    # The run's copy of the plan says what was changed, and can still be read as one.
+    (tmp_path / "copy.toml").write_text(text)
+    assert text.startswith(written_text)
+    assert "# changed for this run, set: training.batch = 3\n" in text
+    assert read_plan(tmp_path / "copy.toml")[0] == written_plan
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        (Changes(("training.batch",)), "no setting as TOML writes it"),
+        (Changes(("training.epochs = 3",)), "training.epochs"),
+        (Changes(leave_out=("herpes",)), "herpes cannot be left out"),
+    ],
+)
+def test_a_change_that_fits_nothing_is_refused(changes: Changes, told: str) -> None:
+    with pytest.raises(DatasetError, match=re.escape(told)):
+        read_plan(plan_of("cxr14"), changes)
