@@ -7,8 +7,9 @@ from datetime import datetime, timedelta
 from sqlalchemy import delete, or_, select, update
 from sqlalchemy.orm import Session
 
-from db.states import CircuitState
-from db.tables import Circuit
+from db import outbox
+from db.states import CircuitState, DeliveryState
+from db.tables import Circuit, Delivery
 from db.transitions import affected, insert_ignore
 from db.types import utcnow
 
@@ -37,8 +38,39 @@ def open_until(session: Session, destination: str) -> datetime | None:
     return None if won else trial_until
 
 
-def note_success(session: Session, destination: str) -> None:
-    affected(session, delete(Circuit).where(Circuit.destination == destination))
+def tried_by_another(session: Session, destination: str, owner: str) -> bool:
+    """Has it failed since it last worked, and is another sender at it just now?"""
+    if session.get(Circuit, destination) is None:
+        return False
+    query = select(Delivery.id).where(
+        Delivery.destination == destination,
+        Delivery.state == DeliveryState.SENDING,
+        Delivery.lease_owner != owner,
+        Delivery.lease_until > utcnow(),
+    )
+    return session.scalar(query.limit(1)) is not None
+
+
+def note_success(session: Session, destination: str) -> int:
+    """It works. Where it was being left alone, all that waits for it is due at once; returns of how many jobs."""
+    where = (Circuit.destination == destination,)
+    was_open = affected(session, delete(Circuit).where(*where, Circuit.state != CircuitState.CLOSED))
+    affected(session, delete(Circuit).where(*where))
+    return _hurry(session, destination) if was_open else 0
+
+
+def _hurry(session: Session, destination: str) -> int:
+    now = utcnow()
+    waiting = (
+        Delivery.destination == destination,
+        Delivery.state == DeliveryState.PENDING,
+        Delivery.next_attempt_at > now,
+    )
+    job_ids = session.scalars(select(Delivery.job_id).where(*waiting).distinct()).all()
+    affected(session, update(Delivery).where(*waiting).values(next_attempt_at=now))
+    for job_id in job_ids:
+        outbox.announce(session, outbox.TOPIC_DELIVER, f"{job_id}:{destination}")
+    return len(job_ids)
 
 
 def note_failure(session: Session, destination: str, *, threshold: int, open_s: float) -> None:

@@ -12,9 +12,13 @@ from sqlalchemy.orm import InstrumentedAttribute, Session
 from db import outbox
 from db.states import CommitmentState, DeliveryState, JobState, StudyState
 from db.studies import topic_for
-from db.tables import Circuit, Commitment, Delivery, Job, Outbox, Study
+from db.tables import Circuit, Commitment, Delivery, Instance, Job, Outbox, Study
 from db.transitions import affected, move
 from db.types import utcnow
+
+# Whoever is lost with it again and again may be lost because of it: it is not tried in quick succession.
+_SUSPECT_ATTEMPTS = 3
+_SUSPECT_WAIT_S = 60.0
 
 
 def free(session: Session, owner: str) -> int:
@@ -46,20 +50,23 @@ def _free_jobs(session: Session, owner: str) -> int:
 
 def _free_deliveries(session: Session, owner: str) -> int:
     held = [Delivery.state == DeliveryState.SENDING, Delivery.lease_owner == owner]
-    groups = session.execute(select(Delivery.job_id, Delivery.destination).where(*held).distinct()).all()
-    count = move(
-        session,
-        Delivery,
-        [Delivery.lease_owner == owner],
-        DeliveryState.SENDING,
-        DeliveryState.PENDING,
-        lease_owner="",
-        lease_until=None,
-        next_attempt_at=utcnow(),
-        reason="its sender stopped",
-    )
-    for job_id, destination in groups:
-        outbox.announce(session, outbox.TOPIC_DELIVER, f"{job_id}:{destination}")
+    tried = func.max(Delivery.attempts)
+    query = select(Delivery.job_id, Delivery.destination, tried).where(*held)
+    count = 0
+    for job_id, destination, attempts in session.execute(query.group_by(Delivery.job_id, Delivery.destination)).all():
+        at = utcnow() + timedelta(seconds=0.0 if attempts < _SUSPECT_ATTEMPTS else _SUSPECT_WAIT_S)
+        count += move(
+            session,
+            Delivery,
+            [Delivery.lease_owner == owner, Delivery.job_id == job_id, Delivery.destination == destination],
+            DeliveryState.SENDING,
+            DeliveryState.PENDING,
+            lease_owner="",
+            lease_until=None,
+            next_attempt_at=at,
+            reason="its sender stopped",
+        )
+        outbox.announce(session, outbox.TOPIC_DELIVER, f"{job_id}:{destination}", at=at)
     return count
 
 
@@ -98,6 +105,7 @@ def pull_back(session: Session, now: datetime, by: timedelta) -> int:
     received, sent, confirmed) are left as they were written, but for the times from which a silence is counted.
     Returns how many moments were moved.
     """
+    receiving = select(Study.id).where(Study.state == StudyState.RECEIVING)
     waiting: list[tuple[Sequence[InstrumentedAttribute[Any]], ColumnElement[bool]]] = [
         ((Outbox.created_at, Outbox.available_at), Outbox.id.is_not(None)),
         (
@@ -112,6 +120,7 @@ def pull_back(session: Session, now: datetime, by: timedelta) -> int:
             (Study.check_at, Study.first_received_at, Study.last_received_at),
             Study.state == StudyState.RECEIVING,
         ),
+        ((Instance.received_at,), Instance.study_id.in_(receiving)),
         ((Commitment.deadline_at,), Commitment.state == CommitmentState.ASKED),
         ((Circuit.open_until,), Circuit.open_until.is_not(None)),
     ]

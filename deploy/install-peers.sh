@@ -16,6 +16,7 @@ redis-server:redis-server
 DicomSRValidator:pixelmed-apps
 java:default-jre-headless
 strace:strace
+cc:gcc
 chromium:chromium
 rsyslogd:rsyslog
 lmnsd_gtls.so:rsyslog-gnutls

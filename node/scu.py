@@ -7,9 +7,10 @@ Every failure says its cause: the peer is away or busy (PeerUnavailable, worth a
 from __future__ import annotations
 
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -47,6 +48,7 @@ _PENDING = (0xFF00, 0xFF01)
 _STORED_WITH_WARNING = (0xB000, 0xB006, 0xB007)
 _COMMIT_ACTION = 1
 _LONGEST_FIND = 5
+_SLOWEST_LINE_BYTES_S = 20_000
 
 # Objects are sent as the bytes on disk; nothing is decoded or re-encoded.
 _config.STORE_SEND_CHUNKED_DATASET = True
@@ -112,7 +114,8 @@ def associate(
         yield association
     finally:
         if association.is_established:
-            association.release()
+            with _within(2 * settings.delivery.connect_timeout_s, lambda: association):
+                association.release()
 
 
 def send_files(peer: Peer, settings: Settings, paths: Iterable[Path]) -> Iterator[SendResult]:
@@ -141,7 +144,8 @@ def send(association: Association, path: Path, *, as_implicit: bool = False) -> 
     try:
         # Some writers leave the SOP Instance UID out of the file meta information; the data set has it.
         plain = not as_implicit and _has_full_meta(path)
-        status = association.send_c_store(path if plain else dcmread(path))
+        with _within(_answer_s(association) + path.stat().st_size / _SLOWEST_LINE_BYTES_S, lambda: association):
+            status = association.send_c_store(path if plain else dcmread(path))
     except (ValueError, AttributeError, InvalidDicomError, RuntimeError, OSError) as error:
         return _not_sent(path, error)
     if not status or "Status" not in status:
@@ -211,9 +215,10 @@ def request_commitment(association: Association, transaction_uid: str, refs: Seq
         PeerUnavailable: it did not answer.
     """
     try:
-        status, _ = association.send_n_action(
-            build_request(transaction_uid, refs), _COMMIT_ACTION, COMMITMENT_CLASS, COMMITMENT_INSTANCE
-        )
+        with _within(_answer_s(association), lambda: association):
+            status, _ = association.send_n_action(
+                build_request(transaction_uid, refs), _COMMIT_ACTION, COMMITMENT_CLASS, COMMITMENT_INSTANCE
+            )
     except ValueError as error:
         raise PeerRefused(f"{_name(association)} offers no storage commitment") from error
     except RuntimeError as error:
@@ -231,19 +236,26 @@ def _open(
     on_commitment: Callable[[CommitmentReport], bool] | None,
 ) -> Association:
     entity = _entity(settings)
-    handlers: list[Any] = [(evt.EVT_CONN_OPEN, _no_delay)]
+    opened: list[Association] = []
+
+    def on_open(event: evt.Event) -> None:
+        opened.append(event.assoc)
+        _no_delay(event)
+
+    handlers: list[Any] = [(evt.EVT_CONN_OPEN, on_open)]
     if on_commitment is not None:
         handlers.append((evt.EVT_N_EVENT_REPORT, report_commitment, [on_commitment]))
     try:
-        association = entity.associate(
-            peer.host,
-            peer.port,
-            contexts=list(contexts),
-            ae_title=peer.ae_title,
-            max_pdu=settings.limits.max_pdu_bytes,
-            tls_args=(client_context(settings.tls), peer.host) if peer.tls else None,
-            evt_handlers=handlers,
-        )
+        with _within(2 * settings.delivery.connect_timeout_s, lambda: opened[-1] if opened else None):
+            association = entity.associate(
+                peer.host,
+                peer.port,
+                contexts=list(contexts),
+                ae_title=peer.ae_title,
+                max_pdu=settings.limits.max_pdu_bytes,
+                tls_args=(client_context(settings.tls), peer.host) if peer.tls else None,
+                evt_handlers=handlers,
+            )
     except OSError as error:
         raise PeerUnavailable(f"{_at(peer)} cannot be found ({error.strerror or type(error).__name__})") from error
     if association.is_established:
@@ -278,6 +290,38 @@ def _entity(settings: Settings) -> ApplicationEntity:
     return entity
 
 
+@contextmanager
+def _within(seconds: float, find: Callable[[], Association | None]) -> Iterator[None]:
+    """Cut the connection of the association that `find` gives when the block takes longer.
+
+    pynetdicom's own time-outs wait for whole PDUs: a peer that sends one byte now and then is waited for as long as it
+    likes, by whoever closes the association too.
+    """
+
+    def cut() -> None:
+        association = find()
+        transport = association.dul.socket if association is not None else None
+        if transport is not None and transport.socket is not None:
+            log.warning("peer_too_slow", seconds=seconds)
+            # It may be closed already, or just now.
+            with suppress(OSError):
+                transport.socket.shutdown(socket.SHUT_RDWR)
+
+    timer = threading.Timer(seconds, cut)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def _answer_s(association: Association) -> float:
+    """Seconds a peer may take for an answer, its bytes included."""
+    # None would be for ever, which no association of this node is set to.
+    return 2.0 * (association.dimse_timeout or 60.0)
+
+
 def _no_delay(event: evt.Event) -> None:
     transport = event.assoc.dul.socket
     if transport is not None and transport.socket is not None:
@@ -309,7 +353,10 @@ def _send_batch(peer: Peer, settings: Settings, groups: dict[tuple[str, str], li
 def _find(peer: Peer, settings: Settings, queries: Sequence[Dataset]) -> Iterator[Dataset]:
     # Each response may take its time; that they never end is another matter.
     until = time.monotonic() + _LONGEST_FIND * settings.delivery.response_timeout_s
-    with associate(peer, settings, [build_context(STUDY_ROOT_FIND)]) as association:
+    with (
+        associate(peer, settings, [build_context(STUDY_ROOT_FIND)]) as association,
+        _within(2 * _LONGEST_FIND * settings.delivery.response_timeout_s, lambda: association),
+    ):
         for query in queries:
             for status, found in association.send_c_find(query, STUDY_ROOT_FIND):
                 code = status.get("Status")

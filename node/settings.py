@@ -127,11 +127,13 @@ class Completeness(Section):
 class Delivery(Section):
     """How results are sent, and when to stop trying."""
 
-    max_attempts: int = Field(12, ge=1, description="Attempts before a delivery becomes a dead letter.")
+    max_attempts: int = Field(
+        300, ge=1, description="Attempts before a delivery becomes a dead letter; three days at the least."
+    )
     backoff_first_s: float = Field(
         2.0, gt=0, description="Wait after the first failure; doubles each time, with jitter."
     )
-    backoff_max_s: float = Field(3600.0, gt=0, description="Longest wait between two attempts.")
+    backoff_max_s: float = Field(1800.0, gt=0, description="Longest wait between two attempts.")
     circuit_failures: int = Field(5, ge=1, description="Failures in a row after which a destination is left alone.")
     circuit_open_s: float = Field(60.0, gt=0, description="Seconds it is left alone.")
     commitment_timeout_s: float = Field(

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass, field, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
 
 import structlog
 from pynetdicom import build_context
 from pynetdicom.association import Association
+from sqlalchemy.orm import Session
 
 from db import audit, circuits, deliveries
 from db.domain import DueDelivery, ResultRef
@@ -29,6 +30,7 @@ log = structlog.get_logger(__name__)
 
 # Long enough for a handful of objects at the slowest; after a crash of this node its leases are freed at the restart.
 _LEASE_S = 600.0
+_QUEUE_S = 5.0
 
 
 class ResultGone(PermanentError):
@@ -51,20 +53,28 @@ def run_delivery(sender: Sender, job_id: str, destination: str) -> None:
         # A sender that still runs is stopped by the time limit long before its lease is given to another.
         lease_s = max(_LEASE_S, 2.0 * sender.settings.work.hard_time_limit_s)
         due = deliveries.claim(session, job_id, destination, sender.owner, lease_s=lease_s)
-        open_until = circuits.open_until(session, destination) if due else None
-        if open_until is not None:
+        wait = _not_now(sender, session, destination) if due else None
+        if wait is not None:
+            at, reason = wait
             for one in due:
-                deliveries.postpone(
-                    session, one, sender.owner, reason="the destination is left alone after failures", at=open_until,
-                    count=False,
-                )  # fmt: skip
-    if not due or open_until is not None:
+                deliveries.postpone(session, one, sender.owner, reason=reason, at=at, count=False)
+    if not due or wait is not None:
         return
     with structlog.contextvars.bound_contextvars(job=job_id, destination=destination):
         limit = sender.settings.delivery.max_attempts
         # Their senders were killed again and again before they could say how it went.
         _give_up(sender, [one for one in due if one.attempt > limit], f"tried {limit} times, no sender ever finished")
         _deliver(sender, destination, [one for one in due if one.attempt <= limit])
+
+
+def _not_now(sender: Sender, session: Session, destination: str) -> tuple[datetime, str] | None:
+    """Until when, and why, nothing is to be sent to a destination; None when it may be tried."""
+    if circuits.tried_by_another(session, destination, sender.owner):
+        # One that is slow to fail must not have all senders wait for it while other destinations get nothing.
+        at = utcnow() + timedelta(seconds=_QUEUE_S * (0.5 + sender.chance.random()))
+        return at, "the destination has failed, and is tried by one sender at a time"
+    open_until = circuits.open_until(session, destination)
+    return None if open_until is None else (open_until, "the destination is left alone after failures")
 
 
 def hand_back_unsent(sender: Sender, job_id: str, destination: str, reason: str) -> None:
@@ -219,7 +229,9 @@ def _note_answer(sender: Sender, destination: str, sent: list[int]) -> None:
         _note_failure(sender, destination)
         return
     with sender.record.write() as session:
-        circuits.note_success(session, destination)
+        hurried = circuits.note_success(session, destination)
+    if hurried:
+        log.info("destination_works_again", destination=destination, hurried=hurried)
 
 
 def _note_failure(sender: Sender, destination: str) -> None:

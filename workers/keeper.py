@@ -34,6 +34,7 @@ log = structlog.get_logger(__name__)
 app = typer.Typer()
 
 _STOP_GRACE_S = 5.0
+_PROOF_AFTER_S = 60.0
 
 
 @app.command()
@@ -54,7 +55,7 @@ def run_keeper(settings: Settings, record: Record, stop: threading.Event) -> Non
         "relay": relay.run,
         "upkeep": Upkeep(settings, record).run,
         "broker": BrokerWatch(settings, record).run,
-        "proof": Prover(settings, record).run,
+        "proof": Prover(settings, record, after_s=min(_PROOF_AFTER_S, settings.delivery.commitment_timeout_s)).run,
         **audit_service.loops(settings, record),
     }
     threads = [

@@ -79,6 +79,8 @@ class Upkeep:
         if back:
             with self.record.write() as session:
                 moved = leftovers.pull_back(session, now.wall, back)
+                # Whoever was told of it in between has found it not to be due.
+                leftovers.announce_all(session)
             log.warning("clock_set_back", by_s=round(back.total_seconds(), 1), moments_moved=moved)
         self._seen = now
 

@@ -57,10 +57,6 @@ def away(site: Site, seconds: float) -> None:
     site.assert_exactly_once(studies)
 
 
-def test_away_for_seconds(site: Site) -> None:
-    away(site, 4.0)
-
-
 @pytest.mark.soak
 @pytest.mark.timeout(600)
 def test_away_for_longer_than_any_wait_grows(site: Site) -> None:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from statistics import median
 
@@ -79,6 +80,12 @@ def killed_rounds(receiver: Receiver, folder: Path, rounds: int, per_sender: int
     """Kill it under four senders, start it again, have the rest sent, so many times."""
     chance = random.SystemRandom()
     found = Killed(rounds)
+    undisturbed = images(folder / "undisturbed", SENDERS * per_sender, 256)
+    found.sent |= {dataset_digest(path) for path in undisturbed}
+    before = time.monotonic()
+    with ThreadPoolExecutor(SENDERS) as senders:
+        list(senders.map(partial(acknowledged, receiver.port), (undisturbed[n::SENDERS] for n in range(SENDERS))))
+    round_s = time.monotonic() - before
     for number in range(rounds):
         files = images(folder / f"round{number}", SENDERS * per_sender, 256)
         digests = {path: dataset_digest(path) for path in files}
@@ -87,7 +94,7 @@ def killed_rounds(receiver: Receiver, folder: Path, rounds: int, per_sender: int
             parts = [files[part::SENDERS] for part in range(SENDERS)]
             sending = [senders.submit(acknowledged, receiver.port, part) for part in parts]
             # A pure delay: it is to be hit wherever it happens to be.
-            time.sleep(chance.uniform(0.1, 1.5))
+            time.sleep(chance.uniform(0.1, 0.9) * round_s)
             receiver.kill()
             told = set().union(*(each.result(120) for each in sending))
         before = time.monotonic()

@@ -112,6 +112,7 @@ def test_a_silence_is_counted_by_the_clock_that_is_set(record: Record) -> None:
         (study,) = session.scalars(select(Study))
         assert studies.due_studies(session, now + timedelta(seconds=1)) == [study.id]
     assert study.last_received_at == now
+    assert [image.received_at for image in records.load(record).instances] == [now]
 
 
 def test_what_an_emptied_broker_has_lost_is_announced_again_but_not_what_is_at_work_or_waits(record: Record) -> None:

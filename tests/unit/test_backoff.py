@@ -3,6 +3,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
+from node.settings import Delivery
 from workers.backoff import backoff_s
 
 
@@ -20,3 +21,11 @@ def test_it_doubles_until_the_limit(attempt: int, chance: float) -> None:
 def test_what_failed_together_comes_back_apart() -> None:
     assert backoff_s(5, 1.0, 100.0, 0.0) == 8.0
     assert backoff_s(5, 1.0, 100.0, 0.5) == 12.0
+
+
+def test_by_the_defaults_a_peer_may_be_away_for_three_days() -> None:
+    """With the shortest waits that chance may give; dead letters would need a person."""
+    delivery = Delivery()
+    tries = range(1, delivery.max_attempts)
+    least_s = sum(backoff_s(n, delivery.backoff_first_s, delivery.backoff_max_s, 0.0) for n in tries)
+    assert least_s >= 3 * 24 * 3600

@@ -1,0 +1,146 @@
+"""The wall clock is set by hours, both ways, while the node works. Observed: nothing waits for it or is done twice."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from pydicom import dcmread
+from pydicom.uid import generate_uid
+
+from tests.support.clock import WallClock
+from tests.support.dcmtk import storescu
+from tests.support.figures import note_figure
+from tests.support.node import Node, Row, peer_toml
+from tests.support.orthanc import Orthanc, orthanc
+from tests.support.proxy import PASS, Fault, Proxy, proxy
+from tests.support.shared import shared_dicom
+
+pytestmark = pytest.mark.e2e
+
+SETTINGS = """
+[delivery]
+connect_timeout_s = 2.0
+commitment_grace_s = 0.2
+backoff_first_s = 1.0
+backoff_max_s = {backoff_max_s}
+
+[completeness]
+quiet_period_s = 2.0
+
+[[routes]]
+name = "chest"
+models = ["cxr-pneumonia"]
+destinations = ["pacs"]
+mode = "study"
+match = {{ modality = ["CR", "DX"] }}
+"""
+HOUR = timedelta(hours=1)
+WITHIN_S = 30.0
+
+
+@dataclass
+class Timed:
+    node: Node
+    pacs: Orthanc
+    line: Proxy
+    clock: WallClock
+    folder: Path
+
+    def send(self) -> str:
+        dataset = dcmread(shared_dicom() / "cxr_wrapped" / "wrap_09_pneumonia.dcm")
+        dataset.decompress()
+        dataset.StudyInstanceUID, dataset.SeriesInstanceUID = generate_uid(), generate_uid()
+        dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = generate_uid()
+        path = self.folder / f"{dataset.SOPInstanceUID}.dcm"
+        dataset.save_as(path)
+        assert storescu(self.node.dicom_port, path).returncode == 0
+        return str(dataset.StudyInstanceUID)
+
+    def deliveries(self, study: str) -> list[Row]:
+        return [row for row in self.node.deliveries() if row["study_instance_uid"] == study]
+
+    def wait(self, study: str, states: set[str], what: str) -> float:
+        """Seconds until its deliveries are in these states."""
+        at = time.monotonic()
+
+        def there(_: Node) -> bool:
+            rows = self.deliveries(study)
+            return bool(rows) and {row["state"] for row in rows} <= states
+
+        self.node.wait(what, there, timeout_s=WITHIN_S)
+        return time.monotonic() - at
+
+    def assert_exactly_once(self, study: str) -> None:
+        expected = Counter(row["sop_instance_uid"] for row in self.deliveries(study))
+        assert set(expected.values()) == {1}
+        assert Counter(row["kind"] for row in self.deliveries(study))["SR"] == 1
+        held = [self.pacs.tags(one)["SOPInstanceUID"] for one in self.pacs.instances(study)]
+        assert Counter(held) == expected
+
+
+def timed(folder: Path, backoff_max_s: float) -> Iterator[Timed]:
+    clock = WallClock(folder)
+    with ExitStack() as stack:
+        pacs = stack.enter_context(orthanc(folder / "pacs"))
+        line = stack.enter_context(proxy(pacs.dicom_port))
+        settings = peer_toml("pacs", "ORTHANC", line.port) + SETTINGS.format(backoff_max_s=backoff_max_s)
+        node = Node(folder / "node", settings, env=clock.env)
+        node.start()
+        try:
+            yield Timed(node, pacs, line, clock, folder)
+        finally:
+            node.stop()
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[Timed]:
+    yield from timed(tmp_path, 5.0)
+
+
+def test_set_back_an_hour_and_forward_two(site: Timed) -> None:
+    site.line.set(Fault(refuse=True))
+    waiting = site.send()
+    site.wait(waiting, {"PENDING"}, "its delivery waits for another try")
+    silent = site.send()
+    site.clock.set(-HOUR)
+    site.line.set(PASS)
+    back_s = site.wait(waiting, {"CONFIRMED"}, "what waited is sent, though by the clock it is not yet due")
+    site.wait(silent, {"CONFIRMED"}, "the study is quiet, though by the clock its image comes in an hour")
+    at_work = site.send()
+    site.node.wait("it is in a worker's hands", lambda n: any(job["state"] == "RUNNING" for job in n.jobs()))
+    site.clock.set(HOUR)
+    forward_s = site.wait(at_work, {"CONFIRMED"}, "it is done, though by the clock its lease has run out")
+    last = site.send()
+    site.wait(last, {"CONFIRMED"}, "all goes on")
+    note_figure("clock set back by 1 h: all delivered", rounds=1, longest_s=back_s)
+    note_figure("clock set forward by 2 h: all delivered", rounds=1, longest_s=forward_s)
+    for study in (waiting, silent, at_work, last):
+        site.assert_exactly_once(study)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(900)
+def test_the_pacs_is_away_for_a_day(tmp_path: Path) -> None:
+    """By the defaults of the waits, with a clock that goes forward ten minutes a second."""
+    for site in timed(tmp_path, 1800.0):
+        site.line.set(Fault(refuse=True))
+        study = site.send()
+        site.wait(study, {"PENDING"}, "its delivery waits for another try")
+        for step in range(1, 24 * 6 + 1):
+            site.clock.set(timedelta(minutes=10 * step))
+            time.sleep(1.0)
+        rows = site.deliveries(study)
+        assert {row["state"] for row in rows} <= {"PENDING", "SENDING"}
+        attempts = max(row["attempts"] for row in rows)
+        site.line.set(PASS)
+        site.clock.set(timedelta(hours=24, minutes=40))
+        seconds = site.wait(study, {"CONFIRMED"}, "it is delivered once the PACS is back")
+        note_figure("PACS away for a day: all delivered", rounds=1, attempts=attempts, longest_s=seconds)
+        site.assert_exactly_once(study)
