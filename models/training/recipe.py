@@ -96,6 +96,8 @@ class Training(Part):
     sampling: ``sources`` draws images with replacement, a source in proportion to (its size) ** source_power and each
         pattern of labels within it evenly; ``shuffle`` sees every image once an epoch.
     batch_norm: ``frozen`` keeps the statistics of the start weights, ``trained`` needs batches of some size.
+    refit_penalty: after each phase the head is fitted in closed form with this ridge penalty
+        (`models.training.refit`); 0 leaves it as the epochs made it. For labels, not classes, of single images.
     ema: decay of the running average of the weights, which is what is kept; 0 for none.
     mixed_precision: half precision on a GPU; without one it is refused.
     checkpoint_steps: a broken run goes on from the last multiple of this.
@@ -110,6 +112,7 @@ class Training(Part):
     sampling: Literal["sources", "shuffle"] = "sources"
     source_power: float = Field(default=0.5, ge=0, le=1)
     batch_norm: Literal["frozen", "trained"] = "frozen"
+    refit_penalty: float = Field(default=0.0, ge=0)
     ema: float = Field(default=0.99, ge=0, lt=1)
     early_stopping: EarlyStopping = EarlyStopping()
     seed: int = Field(default=1, ge=0, lt=2**31)

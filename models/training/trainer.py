@@ -24,6 +24,7 @@ from models.training.losses import LossFunction, build_loss, counts_of
 from models.training.network import Trained
 from models.training.plan import Plan
 from models.training.recipe import FineTune, Phase
+from models.training.refit import refit
 from models.training.step import Average, Stepper, build_optimiser
 
 PHASES = ("head", "finetune")
@@ -80,6 +81,8 @@ class Trainer:
     ) -> None:
         self.plan, self.network, self.training, self.validation = plan, network, training, validation
         self.exclusive, self.path, self.strategy, self.watch = exclusive, folder / CHECKPOINT, strategy, watch
+        if plan.training.refit_penalty and (exclusive or plan.input.slices):
+            raise DatasetError("refit_penalty is for labels of single images, not for classes or series; leave it out")
         counts = counts_of(training.values, training.mask)
         self.loss: LossFunction = build_loss(plan.training.loss, counts, exclusive=exclusive)
         self.augmentation = Augmentation(plan.augment, plan.training.seed)
@@ -106,6 +109,9 @@ class Trainer:
             if self.state.phase == number:
                 if phase.epochs:
                     self._phase(number, phase)
+                # After the last epoch of either phase, so that a checkpoint of the next one holds it already.
+                if self.plan.training.refit_penalty:
+                    refit(self.network, self.training, self.plan)
                 self.state.phase, self.state.epoch, self.state.step = number + 1, 0, 0
                 self._save([], [])
 
