@@ -24,8 +24,10 @@ from models.datasets.targets import matrix
 from models.errors import DatasetError, RuntimeUnavailable
 from models.training.complete import Parts, complete
 from models.training.feed import Examples
+from models.training.loop import set_mean_weights
 from models.training.network import Trained, batches_of, build
 from models.training.plan import AS_WRITTEN, Changes, Folders, Plan, StartWeights, loader_options, read_plan
+from models.training.refit import refit
 from models.training.run_folder import RunFolder, environment, identity_of, split_record
 from models.training.step import strategy_for
 from models.training.trainer import Epoch, Trainer, Watch
@@ -112,6 +114,24 @@ def train_plan(
     folder = RunFolder(out)
     read = _read(plan, folders, cache or out / "planes", progress, divide)
     folder.describe(plan, text, read.split, read.problems)
+
+    def member(number: int) -> Trained:
+        mine = plan.model_copy(
+            update={"training": plan.training.model_copy(update={"seed": plan.training.seed + number})}
+        )
+        run = folder if plan.training.members == 1 else RunFolder(out / f"member-{number + 1}")
+        return _trained(mine, folders, read, run, progress)
+
+    networks = [member(number) for number in range(plan.training.members)]
+    network = networks[0]
+    if len(networks) > 1:
+        set_mean_weights(network.model, [one.model for one in networks])
+        refit(network, read.parts.training, plan)
+    return TrainedPlan(network, read.parts, _record(plan, read), read.found.exclusive)
+
+
+def _trained(plan: Plan, folders: Folders, read: _Read, folder: RunFolder, progress: Progress) -> Trained:
+    """One network, trained or taken up from the folder's checkpoint."""
     strategy = strategy_for(plan.training)
     network = _network(plan, folders, strategy)
 
@@ -119,15 +139,14 @@ def train_plan(
         folder.epoch(found)
         progress.epoch(found)
 
-    start = plan.network.weights.sha256 if isinstance(plan.network.weights, StartWeights) else plan.network.weights
     trainer = Trainer(
         plan,
         network,
         read.parts.training,
         read.parts.validation,
         exclusive=read.found.exclusive,
-        folder=out,
-        identity=identity_of(plan, read.split.digest, start),
+        folder=folder.path,
+        identity=identity_of(plan, read.split.digest, _start(plan)),
         strategy=strategy,
         watch=Watch(progress.step, epoch),
     )
@@ -135,7 +154,7 @@ def train_plan(
         log.info("run_taken_up", phase=trainer.state.phase, epoch=trainer.state.epoch, step=trainer.state.step)
     folder.begin(trainer.state.phase, trainer.state.epoch)
     trainer.run()
-    return TrainedPlan(network, read.parts, _record(plan, read, start), read.found.exclusive)
+    return network
 
 
 def _deterministic(plan: Plan) -> None:
@@ -214,7 +233,13 @@ def _both_kinds(validation: Examples, plan: Plan) -> None:
             )
 
 
-def _record(plan: Plan, read: _Read, start: str) -> dict[str, Any]:
+def _start(plan: Plan) -> str:
+    weights = plan.network.weights
+    return weights.sha256 if isinstance(weights, StartWeights) else weights
+
+
+def _record(plan: Plan, read: _Read) -> dict[str, Any]:
+    start = _start(plan)
     return {
         "made_by": "radnode train",
         "start": {"none": "random weights", "imagenet": "ImageNet weights of Keras"}.get(start, f"weights {start}"),

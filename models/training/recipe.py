@@ -98,6 +98,8 @@ class Training(Part):
     batch_norm: ``frozen`` keeps the statistics of the start weights, ``trained`` needs batches of some size.
     refit_penalty: after each phase the head is fitted in closed form with this ridge penalty
         (`models.training.refit`); 0 leaves it as the epochs made it. For labels, not classes, of single images.
+    members: networks of successive seeds, whose mean of all weights is kept, with a head fitted to it (Wortsman et al.,
+        ICML 2022); judge it by cross-validation, for it is not sure that they stay in one valley.
     ema: decay of the running average of the weights, which is what is kept; 0 for none.
     mixed_precision: half precision on a GPU; without one it is refused.
     checkpoint_steps: a broken run goes on from the last multiple of this.
@@ -113,6 +115,7 @@ class Training(Part):
     source_power: float = Field(default=0.5, ge=0, le=1)
     batch_norm: Literal["frozen", "trained"] = "frozen"
     refit_penalty: float = Field(default=0.0, ge=0)
+    members: int = Field(default=1, ge=1, le=16)
     ema: float = Field(default=0.99, ge=0, lt=1)
     early_stopping: EarlyStopping = EarlyStopping()
     seed: int = Field(default=1, ge=0, lt=2**31)
@@ -123,6 +126,8 @@ class Training(Part):
     def _trains_something(self) -> Training:
         if self.head.epochs + self.finetune.epochs == 0:
             raise ValueError("no phase has an epoch")
+        if self.members > 1 and not self.refit_penalty:
+            raise ValueError("the mean of several members needs a head of its own: set refit_penalty")
         return self
 
 

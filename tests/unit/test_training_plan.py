@@ -73,6 +73,7 @@ def test_only_plans_of_slices_without_a_side_mirror_them() -> None:
         ({"input": {"window": {"mode": "fixed"}}}, "'center' and 'width'"),
         ({"training": {"loss": {"name": "bce", "gamma": 2.0}}}, "bce does not take gamma"),
         ({"training": {"head": {"epochs": 0}, "finetune": {"epochs": 0}}}, "no phase has an epoch"),
+        ({"training": {"members": 3}}, "set refit_penalty"),
         ({"bundle": {"urgent": ["fracture"]}}, "fracture"),
         ({"data": {"options": {"labels": ["x"]}}}, "bundle.labels"),
         ({"network": {"weights": {"path": "a.npz", "sha256": "123"}}}, "sha256"),
