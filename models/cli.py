@@ -10,7 +10,6 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from models.errors import BundleError, ModelError, SigningKeyError
@@ -23,8 +22,9 @@ EXIT_FAILED = 1
 
 app = typer.Typer(no_args_is_help=True, help="Model bundles.")
 
-_out = Console(highlight=False)
-_err = Console(stderr=True, highlight=False)
+# Folder names, ids and labels are others' words: no markup and no :name: is read from them.
+_out = Console(highlight=False, markup=False, emoji=False)
+_err = Console(stderr=True, highlight=False, markup=False, emoji=False)
 
 Row = dict[str, Any]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on standard output and nothing else.")]
@@ -58,8 +58,7 @@ def print_rows(
     elif rows:
         table = Table(*columns)
         for row in rows:
-            # Names are others' words, as below.
-            table.add_row(*(escape(str(row[column])) for column in columns))
+            table.add_row(*(str(row[column]) for column in columns))
         _out.print(table)
     else:
         _out.print("There is no bundle.")
@@ -211,5 +210,4 @@ def told() -> Iterator[None]:
 
 
 def say(message: str) -> None:
-    # Folder names and ids are others' words: no markup is read from them.
-    _err.print(f"radnode: {message}", markup=False, soft_wrap=True)
+    _err.print(f"radnode: {message}", soft_wrap=True)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from models.datasets.located import Located
 from models.datasets.options import Options
 from models.datasets.paths import shown
 from models.datasets.samples import (
@@ -40,7 +40,8 @@ def finish(draft: Draft, options: Options) -> SampleSet:
     draft.exclusive = exclusive
     _leave_unlabelled_aside(draft)
     if not draft.samples:
-        raise DatasetError(f"{draft.name}: no sample is left")
+        first = "".join(f"; first: {problem.where}: {problem.what}" for problem in draft.problems.all()[:1])
+        raise DatasetError(f"{draft.name}: no sample is left{first}")
     if exclusive:
         _check_exclusive(draft)
     _check_classes(draft, wanted=options.labels)
@@ -89,32 +90,15 @@ def _agree(first: Sample, second: Sample) -> bool:
 
 
 def _present(draft: Draft, folder: Path) -> list[Sample]:
-    """The samples whose images are there, at the path given or, where that is unambiguous, further down."""
-    if not folder.is_dir():
-        raise DatasetError(f"there is no images' folder {folder.name}")
-    # One walk instead of a look-up per image: a hundred thousand of them take minutes on a network share.
-    there = _walk(folder)
-    by_name = Counter(path.rpartition("/")[2] for path in there)
-    below = {path.rpartition("/")[2]: path for path in there}
-    kept = []
+    """The samples whose images are there, at the path given or where :class:`Located` finds them."""
+    there, kept = Located(folder), []
     for sample in draft.samples:
-        missing = [name for name in sample.every_file if name.partition("#")[0] not in there]
-        if not missing:
-            kept.append(sample)
-        elif "/" not in sample.file and by_name[sample.file] == 1:
-            # ChestX-ray14 comes in twelve folders, and its label file names none of them.
-            kept.append(replace(sample, file=below[sample.file]))
-        else:
+        moved, missing = there.moved(sample, draft.problems)
+        if missing:
             draft.problems.leave_out(shown(missing[0]), "is missing from the images' folder")
+        else:
+            kept.append(moved)
     return kept
-
-
-def _walk(folder: Path) -> set[str]:
-    found: set[str] = set()
-    for where, _, names in os.walk(folder):
-        prefix = Path(where).relative_to(folder).as_posix()
-        found.update(names if prefix == "." else (f"{prefix}/{name}" for name in names))
-    return found
 
 
 def _rename(draft: Draft, rename: Mapping[str, str]) -> None:
@@ -220,4 +204,5 @@ def _check_classes(draft: Draft, *, wanted: Sequence[str]) -> None:
             raise DatasetError(f"{draft.name}: no sample is positive for {shown(label)}; nothing can be learnt of it")
         draft.problems.note(draft.name, f"no sample is positive for {shown(label)}")
     if draft.exclusive and len(draft.labels) == 1:
-        raise DatasetError(f"{draft.name}: every sample is {shown(draft.labels[0])}; one class is nothing to learn")
+        # Nothing to learn from, which training refuses; but whoever measures may have only the ill.
+        draft.problems.note(draft.name, f"every sample is {shown(draft.labels[0])}")

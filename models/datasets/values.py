@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from models.datasets.samples import NEGATIVE, POSITIVE, UNCERTAIN, UNKNOWN
+from models.datasets.samples import NEGATIVE, PARTS, POSITIVE, UNCERTAIN, UNKNOWN
 
 OLDEST_YEARS = 120
 _AGE = re.compile(r"(\d{1,4}(?:\.\d+)?)\s*([DWMY]?)", re.IGNORECASE | re.ASCII)
@@ -54,6 +54,18 @@ def sex(text: str) -> str:
 def target(text: str) -> float | None:
     """A finding's cell as POSITIVE, NEGATIVE, UNCERTAIN or UNKNOWN; None for anything else."""
     return _TARGETS.get(text.casefold())
+
+
+_OTHER_NAMES = {"training": "train", "val": "validation", "valid": "validation", "dev": "validation", "testing": "test"}
+KNOWN_PARTS = ", ".join((*PARTS, *_OTHER_NAMES))
+
+
+def part(text: str) -> str | None:
+    """A cell of an official split: one of PARTS, "" where it says nothing, None for anything else."""
+    if is_unknown(text):
+        return ""
+    name = _OTHER_NAMES.get(text.casefold(), text.casefold())
+    return name if name in PARTS else None
 
 
 def is_unknown(text: str) -> bool:

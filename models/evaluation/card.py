@@ -112,8 +112,8 @@ def _measured(found: Mapping[str, Any]) -> list[str]:
     title = f"## Figures on {text(found['data'])}"
     about = (
         f"{found['images']} images of {found['patients']} patients, through the code that serves; values with 95 % "
-        f"intervals from {found['resamples']} resamples of patients. Nothing is pooled over sources: the mean weighs "
-        "each the same."
+        f"intervals from {found['resamples']} resamples of patients. The mean over sources weighs each the same; "
+        "figures of all images together count telling the sources apart as skill."
     )
     parts = [title, about, _by_source(found)]
     if found["exclusive"]:
@@ -138,8 +138,14 @@ def _by_source(found: Mapping[str, Any]) -> str:
         [text(source), str(part["images"]), str(part["patients"]), *(shown(part[key]) for key in FIRST)]
         for source, part in found["sources"].items()
     ]
-    rows.append(["**mean of sources**", "", "", *(shown(found["mean_of_sources"][key]) for key in FIRST)])
-    return table(["source", "images", "patients", *map(name_of, FIRST)], rows)
+    if len(rows) > 1:
+        rows.append(["**mean of sources**", "", "", *(shown(found["mean_of_sources"][key]) for key in FIRST)])
+        counts = [str(found["images"]), str(found["patients"])]
+        rows.append(["all images together", *counts, *(shown(found["all_images"][key]) for key in FIRST)])
+    told = "\n".join(
+        f"- not computed: {text(one['source'])}, {text(one['label'])}: {one['why']}" for one in found["not_computed"]
+    )
+    return table(["source", "images", "patients", *map(name_of, FIRST)], rows) + (f"\n\n{told}" if told else "")
 
 
 def _rows(found: Mapping[str, Any], keys: Iterable[str], value: Any) -> str:
@@ -198,15 +204,25 @@ def _maps(found: Mapping[str, Any]) -> str:
             cells = "; ".join(f"{method.replace('_', ' ')} {shown(value)}" for method, value in one[name].items())
             lines.append(f"- {name} on {one['images']} images: {cells}")
     if "weight_randomisation" in found:
-        last = found["weight_randomisation"]["stages"][-1]["correlation"]
-        lines.append(f"- correlation with the map of a network with all its weights shuffled: {last:.3f}")
+        test = found["weight_randomisation"]
+        first, last, noise = test["layers"][0], test["layers"][-1], test["random_map"]
+        lines.append(
+            f"- likeness to the trained network's map once weights are drawn anew from the logits down, {test['images']} "
+            f"images, {len(test['layers'])} layers: rank correlation {first['correlation']:.3f} after the first layer, "
+            f"{last['correlation']:.3f} after the last; SSIM {first['ssim']:.3f} and {last['ssim']:.3f} "
+            f"(random maps {noise['ssim']:.3f})"
+        )
     return "### The maps\n\n" + "\n".join(lines) if lines else ""
 
 
 def _skipped(found: Mapping[str, Any]) -> str:
+    words = {
+        "rows": "rows unusable",
+        "unreadable": "images unreadable",
+        "refused_by_gate": "images refused by the gate",
+    }
     cells = [f"{count} labelled {text(label)}" for label, count in found["skipped"].items()]
-    cells += [f"{len(found['unreadable'])} unreadable"] if found["unreadable"] else []
-    cells += [f"{len(found['refused_by_gate'])} refused by the gate"] if found["refused_by_gate"] else []
+    cells += [f"{found['left_out'][key]} {told}" for key, told in words.items() if found["left_out"][key]]
     return f"Left out: {'; '.join(cells)}." if cells else ""
 
 

@@ -14,7 +14,9 @@ from rich.table import Table
 
 from models import registry
 from models.datasets import SampleSet, read
+from models.datasets.located import Located
 from models.datasets.pixels import Images
+from models.datasets.samples import Problems
 from models.errors import DatasetError, ModelError
 from models.evaluation.binary import PREVALENCES
 from models.evaluation.boxes import with_boxes
@@ -28,11 +30,14 @@ from models.registry import Bundle
 from models.runner import load_runner
 
 EXIT_FAILED = 1
+MOST_NAMED = 20
+"""Files that could not be judged, and notes, named one by one."""
 
 app = typer.Typer(help="Measure a model on labelled images.")
 
-_out = Console(highlight=False)
-_err = Console(stderr=True, highlight=False)
+# What these print are names of others' files, labels and hospitals: no markup and no :name: is read from them.
+_out = Console(highlight=False, emoji=False)
+_err = Console(stderr=True, highlight=False, emoji=False)
 
 
 @app.command("evaluate")
@@ -41,7 +46,9 @@ def command(
     labels: Annotated[Path, typer.Option(help="CSV with the columns file, source, patient, label.")],
     images: Annotated[Path, typer.Option(help="The folder that the files are relative to.")],
     *,
-    kind: Annotated[str, typer.Option(help="How the label file is to be read.")] = "labels-csv",
+    kind: Annotated[
+        str | None, typer.Option(help="How the label file is to be read: labels-csv, for an .npz medmnist, and others.")
+    ] = None,
     option: Annotated[list[str] | None, typer.Option(help="NAME=VALUE for that kind; may be repeated.")] = None,
     label: Annotated[
         list[str] | None, typer.Option(help="Only this label of the model; may be repeated. All by default.")
@@ -73,7 +80,7 @@ def command(
     """All figures per source and label, with 95 % intervals over patients. Images whose labels the model has no word
     for are counted and skipped; unreadable files are listed."""
     try:
-        samples = _samples(labels, kind, _pairs(option), boxes)
+        samples = _samples(labels, kind or _kind_of(labels), _pairs(option), boxes, images)
         chosen = choose_part(samples, None if split_file is None else read_parts(split_file), part)
         request = Request(
             Rules(resamples=resamples, prevalences=_shares(prevalence)),
@@ -87,7 +94,7 @@ def command(
         if html is not None:
             _write_html(html, found, _find(bundle), Images(images), pictures)
     except ModelError as error:
-        _err.print(f"radnode: {error}", markup=False, soft_wrap=True)
+        _err.print(f"radnode: {error}", soft_wrap=True)
         raise typer.Exit(EXIT_FAILED) from error
     if json_output:
         typer.echo(json.dumps(found.document, indent=2, allow_nan=False))
@@ -108,10 +115,18 @@ def run(
         )
 
 
-def _samples(labels: Path, kind: str, options: dict[str, str], boxes: Path | None) -> SampleSet:
+def _kind_of(labels: Path) -> str:
+    return "medmnist" if labels.suffix == ".npz" else "labels-csv"
+
+
+def _samples(labels: Path, kind: str, options: dict[str, str], boxes: Path | None, folder: Path) -> SampleSet:
     if not labels.exists():
         raise DatasetError(f"there is no label file {labels}")
-    found = read(kind, {"file": labels, **options})
+    # However many rows cannot be used: they are counted, and the others are judged.
+    found = read(kind, {"file": labels, "max_bad_fraction": 1, **options})
+    there, problems = Located(folder), Problems()
+    samples = tuple(there.moved(sample, problems)[0] for sample in found.samples)
+    found = replace(found, samples=samples, problems=(*found.problems, *problems.all()))
     return found if boxes is None else replace(found, samples=tuple(with_boxes(found.samples, boxes)))
 
 
@@ -145,28 +160,65 @@ def _find(name: str) -> Bundle:
 
 
 def _print(document: dict[str, Any]) -> None:
-    _out.print(f"{document['model']} {document['version']}: {document['images']} images", markup=False)
+    _say(f"{document['model']} {document['version']}: {document['images']} images of {document['patients']} patients")
     names = ("auroc", "auprc", "sensitivity", "specificity", "brier", "ece")
     for label in document["labels"]:
-        table = Table("source", "images", "positive", *names, title=label)
-        for source, whole in document["sources"].items():
+        table = Table("source", "images", "positive", *names, title=_plain(label))
+        rows = {**document["sources"], "all images together": document["all_images"]}
+        for source, whole in rows.items():
             one = whole["labels"][label]
             counts = (str(one["images"]), str(one["positive_images"]))
-            table.add_row(source, *counts, *(_shown(one[name]) for name in names))
+            table.add_row(_plain(source), *counts, *(_shown(one[name]) for name in names))
         mean = document["mean_of_sources"]["labels"][label]
         table.add_row("mean of sources", "", "", *(_shown(mean[name]) for name in names))
         _out.print(table)
+    if document["exclusive"]:
+        _print_classes(document)
+    for one in document["not_computed"]:
+        _say(f"Not computed: {one['source']}, {one['label']}: {one['why']}.")
     if document["source_test"]:
-        _out.print(document["source_test"]["verdict"], markup=False)
+        _say(document["source_test"]["verdict"])
+    elif len(document["sources"]) > 1:
+        _say(
+            "Figures of all images together count telling the sources apart as skill. Only those within a source stand."
+        )
     for name, one in document.get("comparison", {}).get("mean_of_sources", {}).items():
         if name != "labels":
-            _out.print(
-                f"Difference to {document['comparison']['against']['model']}, {name}: {_shown(one)}", markup=False
-            )
+            _say(f"Difference to {document['comparison']['against']['model']}, {name}: {_shown(one)}")
+    _print_left_out(document)
+
+
+def _print_classes(document: dict[str, Any]) -> None:
+    names = ("top1_accuracy", "mean_recall", "mean_f1", "kappa", "ece_of_top1")
+    table = Table("source", *names, title="decision among classes")
+    rows = {**document["sources"], "all images together": document["all_images"]}
+    for source, whole in {**rows, "mean of sources": document["mean_of_sources"]}.items():
+        table.add_row(_plain(source), *(_shown(whole["classes"][name]) for name in names))
+    _out.print(table)
+
+
+def _print_left_out(document: dict[str, Any]) -> None:
     for label, count in document["skipped"].items():
-        _out.print(f"Skipped: {count} images labelled {label}, which this model has no word for.", markup=False)
-    for entry in (*document["unreadable"], *document["refused_by_gate"]):
-        _out.print(f"Not judged: {entry['file']}: {entry['reason']}", markup=False, soft_wrap=True)
+        _say(f"Skipped: {count} images labelled {label}, which this model has no word for.")
+    entries = [*document["unreadable"], *document["refused_by_gate"]]
+    for entry in entries[:MOST_NAMED]:
+        _say(f"Not judged: {entry['file']}: {entry['reason']}")
+    if len(entries) > MOST_NAMED:
+        _say(f"Not judged: {len(entries) - MOST_NAMED} more; --json lists all.")
+    for problem in document["problems"][:MOST_NAMED]:
+        count = f" ({problem['count']} times)" if problem["count"] > 1 else ""
+        _say(f"Note: {problem['where']}: {problem['what']}{count}")
+    if len(document["problems"]) > MOST_NAMED:
+        _say(f"Note: {len(document['problems']) - MOST_NAMED} more; --json lists all.")
+
+
+def _say(line: str) -> None:
+    _out.print(_plain(line), soft_wrap=True)
+
+
+def _plain(text: str) -> str:
+    """Names come out of files; a terminal obeys what does not print."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
 def _shown(figure: dict[str, float | None]) -> str:

@@ -79,6 +79,11 @@ def evaluate(
         "skipped": skipped,
         "unreadable": _listed(left_out, "unreadable"),
         "refused_by_gate": _listed(left_out, "unlike the training images"),
+        "left_out": {
+            "rows": sum(problem.count for problem in found.problems if problem.left_out),
+            "unreadable": sum(one.kind == "unreadable" for one in left_out),
+            "refused_by_gate": sum(one.kind == "unlike the training images" for one in left_out),
+        },
         "problems": [{"where": p.where, "what": p.what, "count": p.count} for p in found.problems],
         "resamples": request.rules.resamples,
         "interval": "95 % percentile, bootstrap over patients",

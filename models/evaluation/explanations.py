@@ -243,17 +243,6 @@ def blur(array: FloatArray) -> FloatArray:
     return np.stack(planes, axis=-1)
 
 
-def rank_correlation(first: FloatArray, second: FloatArray) -> float:
-    """Spearman's, ties at their mean rank; 0 where one is constant and says nothing of the other."""
-    ranks = []
-    for values in (first.ravel(), second.ravel()):
-        ordered = np.sort(values)
-        ranks.append((np.searchsorted(ordered, values, "left") + np.searchsorted(ordered, values, "right")) / 2)
-    if np.ptp(ranks[0]) == 0 or np.ptp(ranks[1]) == 0:
-        return 0.0
-    return float(np.corrcoef(ranks[0], ranks[1])[0, 1])
-
-
 def mean_of(values: Sequence[float]) -> float | None:
     """For JSON."""
     return rounded(np.float64(np.mean(values))) if values else None

@@ -1,12 +1,14 @@
 """From judged images to the figures that a model is judged by: per source and label, with intervals.
 
-Figures are never pooled over sources: between sources everything differs, and a pooled AUROC would credit the model for
-telling hospitals apart (Zech 2018). The mean over sources weighs each the same.
+Between sources everything differs, and an AUROC over all of them credits the model for telling hospitals apart (Zech
+2018): what is within a source comes first, the mean over sources weighs each the same, and figures over all images
+stand beside them for comparison only.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,24 +61,53 @@ def draws_of(data: Judged, rules: Rules) -> Draws:
 
 
 def figures_by_source(data: Judged, rules: Rules) -> dict[str, Any]:
-    """`sources` and `mean_of_sources` of the document."""
+    """`sources`, `mean_of_sources`, `all_images` and `not_computed` of the document."""
     names = [str(source) for source in np.unique(data.sources)]
     parts = {source: data.take(data.sources == source) for source in names}
     # Sources draw from streams of their own: with the same one, equal sizes would resample in step.
     draws = {source: draws_of(part, _seeded(rules, i)) for i, (source, part) in enumerate(parts.items())}
     sources = {source: _source(parts[source], draws[source], rules) for source in names}
     mean = mean_of_draws(list(draws.values()))
-    return {"sources": sources, "mean_of_sources": _summary(data.labels, mean, rules, exclusive=data.exclusive)}
+    whole = draws if len(names) == 1 else {"": draws_of(data, _seeded(rules, len(names)))}
+    return {
+        "sources": sources,
+        "mean_of_sources": _summary(data.labels, mean, rules, exclusive=data.exclusive),
+        "all_images": _whole(data, next(iter(whole.values())), rules),
+        "not_computed": _not_computed(sources),
+    }
+
+
+def _not_computed(sources: Mapping[str, Any]) -> list[dict[str, str]]:
+    """What a source cannot give, and why; {source, label, why}."""
+    found = []
+    for source, part in sources.items():
+        for label, one in part["labels"].items():
+            positive, negative = one["positive_images"], one["images"] - one["positive_images"]
+            if not one["images"]:
+                why = "no image of a known label: no figure"
+            elif not positive:
+                why = f"{negative} negative images and no positive one: no sensitivity, AUROC, AUPRC or F1"
+            elif not negative:
+                why = f"{positive} positive images and no negative one: no specificity and no AUROC"
+            else:
+                continue
+            found.append({"source": source, "label": label, "why": why})
+    return found
 
 
 def _seeded(rules: Rules, stream: int) -> Rules:
     return Rules(rules.resamples, rules.seed + 7919 * stream, rules.prevalences, rules.rates)
 
 
-def _source(data: Judged, draws: Draws, rules: Rules) -> dict[str, Any]:
+def _whole(data: Judged, draws: Draws, rules: Rules) -> dict[str, Any]:
     found = {**sizes(data), **_summary(data.labels, draws, rules, exclusive=data.exclusive)}
     for index, label in enumerate(data.labels):
         found["labels"][label] = {**counted(data, index), **found["labels"][label]}
+    return found
+
+
+def _source(data: Judged, draws: Draws, rules: Rules) -> dict[str, Any]:
+    found = _whole(data, draws, rules)
     if data.exclusive:
         table = Classes(data.truth.argmax(axis=1), data.probabilities).confusion(np.ones((1, len(data.truth))))[0]
         found["classes"]["confusion"] = table.astype(int).tolist()

@@ -1,34 +1,41 @@
-"""Weight randomisation (Adebayo 2018): a map that stays the same when the network forgets what it learned shows the
-image, not the network. Imports TensorFlow when called.
+"""Weight randomisation (Adebayo et al., NeurIPS 2018): a map that stays the same when the network forgets what it
+learned shows the image, not the network. Imports TensorFlow when called.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from models import backbones, explain
 from models.backbones.weights import weights_of
 from models.contracts import FloatArray
 from models.datasets.pixels import Images
 from models.errors import RuntimeUnavailable
-from models.evaluation.explanations import mean_of, rank_correlation, shown_maps
+from models.evaluation.explanations import mean_of, on_input, shown_maps
 from models.evaluation.judging import Judged, image_of
+from models.evaluation.similarity import rank_correlation, structural_similarity
+from models.networks import network_of
 from models.preprocess import apply
 from models.registry import Bundle
 from models.runner import gradient_forward
 
-STAGES = (0.0, 0.25, 0.5, 0.75, 1.0)
-"""How much of the body is shuffled, from its end; at 0 the head alone is."""
+DRAWN = (64, 64)
+"""Grids of seven cells have no structure to compare; maps are, as people see them: drawn larger."""
+
+_BATCH = 8
 
 
 def weight_randomisation(bundle: Bundle, data: Judged, images: Images, *, most: int, seed: int = 0) -> dict[str, Any]:
-    """Rank correlation of maps with those of the trained network while its layers are shuffled from the head down.
+    """Cascading: layer by layer from the logits down, each takes fresh weights of its own initial distribution and
+    keeps them while the next ones follow; after each, the maps are compared with those of the trained network.
 
-    Each array's values are permuted, which destroys what was learned and keeps their distribution, so that the network
-    stays alive. Good maps fall to about 0. Raises RuntimeUnavailable where TensorFlow is not installed.
+    A layer is a convolution or dense layer with its normalisation. correlation: Spearman's of the maps' cells; good maps
+    fall to about 0. ssim: of the maps drawn on DRAWN, each scaled to its maximum; random maps on the same grid have what
+    ``random_map`` says. flat: share of maps without any positive cell, which are like nothing (0) by rank.
+    Raises RuntimeUnavailable where TensorFlow is not installed.
     """
     pairs = shown_maps(data, most, seed)
     if not pairs:
@@ -36,51 +43,78 @@ def weight_randomisation(bundle: Bundle, data: Judged, images: Images, *, most: 
     steps = bundle.manifest.preprocessing
     inputs = np.stack([apply(steps, image_of(data.samples[index], images)).array for index, _ in pairs])
     labels = [label for _, label in pairs]
-    architecture = bundle.manifest.architecture
-    forward_of = gradient_forward(
-        _tensorflow(), model := backbones.build(architecture.name, architecture.input_shape, architecture.outputs)
-    )
-    backbones.load_weights(model, bundle.weights)
-    trained = _maps(forward_of, inputs, labels)
+    forward, layers = _networks(bundle, seed)
+    trained = _maps(forward, inputs, labels)
+    found = []
+    for name, variables in layers:
+        for variable, fresh in variables:
+            variable.assign(fresh)
+        found.append({"layer": name, **_likeness(trained, _maps(forward, inputs, labels))})
     random = np.random.default_rng(seed)
-    layers = _from_the_head_down(model)
-    body, found, done = len(layers) - 1, [], 0
-    for stage in STAGES:
-        upto = 1 + round(stage * body)
-        for variables in layers[done:upto]:
-            for variable in variables:
-                variable.assign(_shuffled(np.asarray(variable.value), random))
-        done = upto
-        now = _maps(forward_of, inputs, labels)
-        values = [rank_correlation(one, other) for one, other in zip(trained, now, strict=True)]
-        found.append({"layers": upto, "of": len(layers), "correlation": mean_of(values)})
-    return {"images": len(pairs), "stages": found}
+    noise = [random.random(one.shape, dtype=np.float32) for one in trained]
+    return {"images": len(pairs), "layers": found, "random_map": _likeness(trained, noise)}
 
 
-def _tensorflow() -> Any:
+Layer = tuple[str, list[tuple[Any, Any]]]
+"""Its name, and the trained network's variables with fresh values for each."""
+
+
+def _networks(bundle: Bundle, seed: int) -> tuple[Any, list[Layer]]:
+    """The trained network as a function, and its layers from the logits down."""
     try:
+        import keras  # noqa: PLC0415 - run-time only
         import tensorflow as tf  # noqa: PLC0415 - run-time only
     except ImportError as error:
         raise RuntimeUnavailable(
             "weight randomisation needs TensorFlow; install radnode[cpu] or radnode[gpu]"
         ) from error
-    return tf
+    architecture = bundle.manifest.architecture
+    keras.utils.set_random_seed(seed)
+    fresh = backbones.build(architecture.name, architecture.input_shape, architecture.outputs)
+    model = network_of(bundle)
+    return gradient_forward(tf, model), _from_the_head_down(weights_of(model), weights_of(fresh))
 
 
-def _from_the_head_down(model: Any) -> list[list[Any]]:
-    layers: dict[str, list[Any]] = {}
-    for path, variable in weights_of(model).items():
-        layers.setdefault(path.rpartition("/")[0], []).append(variable)
-    return list(reversed(layers.values()))
+def _from_the_head_down(trained: Mapping[str, Any], fresh: Mapping[str, Any]) -> list[Layer]:
+    found: list[Layer] = []
+    waiting: list[tuple[Any, Any]] = []
+    for name, paths in reversed(_by_layer(trained)):
+        waiting += [(trained[path], np.asarray(fresh[path].value)) for path in paths]
+        # A normalisation goes with the layer whose output it scales, which stands below it.
+        if any("kernel" in path.rpartition("/")[2] for path in paths):
+            found.append((name, waiting))
+            waiting = []
+    return [*found, ("the rest", waiting)] if waiting else found
 
 
-def _shuffled(values: NDArray[Any], random: np.random.Generator) -> NDArray[Any]:
-    return random.permutation(values.ravel()).reshape(values.shape)
+def _by_layer(weights: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
+    layers: dict[str, list[str]] = {}
+    for path in weights:
+        layers.setdefault(path.rpartition("/")[0], []).append(path)
+    return list(layers.items())
 
 
-def _maps(forward: Any, inputs: FloatArray, labels: list[int]) -> list[FloatArray]:
+def _likeness(trained: Sequence[FloatArray], others: Sequence[FloatArray]) -> dict[str, Any]:
+    pairs = list(zip(trained, others, strict=True))
+    return {
+        "correlation": mean_of([rank_correlation(one, other) for one, other in pairs]),
+        "ssim": mean_of([structural_similarity(_drawn(one), _drawn(other)) for one, other in pairs]),
+        "flat": mean_of([float(other.max() <= 0) for other in others]),
+    }
+
+
+def _drawn(grid: FloatArray) -> FloatArray:
+    top = float(grid.max())
+    scaled = grid / top if top > 0 else np.zeros_like(grid)
+    return np.clip(on_input(scaled, DRAWN), 0, 1)
+
+
+def _maps(forward: Any, inputs: FloatArray, labels: Sequence[int]) -> list[FloatArray]:
     found = []
-    for one, label in zip(inputs, labels, strict=True):
-        features, _, gradients = (part.numpy() for part in forward(one[np.newaxis]))
-        found.append(explain.gradient_maps(features[0], gradients[0])[label])
+    for start in range(0, len(inputs), _BATCH):
+        features, _, gradients = (part.numpy() for part in forward(inputs[start : start + _BATCH]))
+        for index, label in enumerate(labels[start : start + _BATCH]):
+            # Fresh weights may let numbers grow beyond bounds; such a map is like nothing, and no error.
+            maps = explain.gradient_maps(features[index], gradients[index])[label]
+            found.append(np.nan_to_num(maps, nan=0, posinf=0, neginf=0))
     return found

@@ -59,12 +59,23 @@ def mean_of_known(values: NDArray[np.float64], axis: int) -> NDArray[np.float64]
 
 
 def mean_of_draws(parts: list[Draws]) -> Draws:
-    """Over independent groups (sources), resample by resample. A figure that one of them lacks is none of the mean."""
+    """Over independent groups (sources), resample by resample. Of each figure only the groups that have it count: a
+    source with ill patients alone has a sensitivity, and no AUROC."""
     names = parts[0].value
-    return Draws(
-        {name: np.mean([part.value[name] for part in parts], axis=0) for name in names},
-        {name: np.mean([part.draws[name] for part in parts], axis=0) for name in names},
-    )
+    value, draws = {}, {}
+    for name in names:
+        values = np.stack([part.value[name] for part in parts])
+        known = np.isfinite(values)
+        count = known.sum(axis=0)
+        drawn = np.stack([part.draws[name] for part in parts])
+        # A resample that lost the figure of one of these groups is none of the mean's.
+        totals = (np.where(known, values, 0).sum(axis=0), np.where(known[:, np.newaxis], drawn, 0).sum(axis=0))
+        value[name], draws[name] = (_over(total, count) for total in totals)
+    return Draws(value, draws)
+
+
+def _over(total: NDArray[np.float64], count: NDArray[np.int64]) -> NDArray[np.float64]:
+    return np.asarray(np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0))
 
 
 def counts_of_patients(patients: NDArray[Any], resamples: int, seed: int) -> Iterator[Counts]:

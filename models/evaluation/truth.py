@@ -23,6 +23,8 @@ NEGATIVE_NAMES = ("normal", "no finding", "negative", "none")
 """What label files call an image without any finding."""
 
 _NONE = "\0none"
+_NOT = "\0not "
+_NEGATED = re.compile(r"(?:no|non|not|without)_?(?P<name>.+)", re.ASCII)
 _NOT_ONE_CLASS = "(no class, or several, of this model)"
 _NOTHING_KNOWN = "(nothing known of this model's labels)"
 
@@ -48,8 +50,9 @@ def truth_of(
 ) -> Truth:
     """Match the file's labels with the model's, by key or display name, case and punctuation aside.
 
-    negative: names for "none of the labels". rename: the file's name to the model's key. wanted: leave only samples of
-    these labels and negative ones in the judgement; empty takes all.
+    negative: names for "none of the labels"; "no_tumour" and "noncovid" say so of that one label. rename: the file's
+    name to the model's key. wanted: leave only samples of these labels and negative ones in the judgement; empty takes
+    all.
     A label of the file that the model has no word for tells nothing in an exclusive file (COVID-19 is a pneumonia, too)
     and its images are skipped; in a multi-label file every image has an entry for every label.
     Raises DatasetError for names that neither has, and when no image is left.
@@ -60,7 +63,7 @@ def truth_of(
     if unknown:
         raise DatasetError(f"model {manifest.id} has no label {', '.join(unknown)}; it knows {', '.join(keys)}")
     row_of = _one_class if manifest.exclusive else _one_label if found.exclusive else _many_labels
-    in_file = {key for key in key_of.values() if key in keys}
+    in_file = {name.removeprefix(_NOT) for name in key_of.values()} & set(keys)
     samples, rows, skipped = [], [], Counter[str]()
     chosen = [key in wanted or not tuple(wanted) for key in keys]
     for sample in found.samples:
@@ -82,19 +85,23 @@ def slug(name: str) -> str:
 
 
 def _names(manifest: Manifest, found: SampleSet, negative: Iterable[str], rename: Mapping[str, str]) -> dict[str, str]:
-    """The file's label to the model's key, or to _NONE; labels that neither knows are not in it."""
+    """The file's label to the model's key, to _NONE, or to _NOT and a key; labels that neither knows are not in it."""
     keys = {label.key for label in manifest.labels}
     known = {slug(label.display): label.key for label in manifest.labels} | {slug(key): key for key in keys}
     nothing = {slug(name) for name in negative}
     wrong = [name for name in rename if name not in found.labels] + [key for key in rename.values() if key not in keys]
     if wrong:
         raise DatasetError(f"{', '.join(wrong)} cannot be renamed: not among the file's labels, or the model's keys")
+    normal = next((known[name] for name in sorted(nothing & set(known))), "") if manifest.exclusive else ""
     key_of = {}
     for name in found.labels:
         if key := rename.get(name) or known.get(slug(name)):
             key_of[name] = key
         elif slug(name) in nothing:
-            key_of[name] = _NONE
+            key_of[name] = normal or _NONE
+        elif (match := _NEGATED.fullmatch(slug(name))) and (key := known.get(match["name"])):
+            # Of two classes, what is not the one is the other.
+            key_of[name] = next(iter(keys - {key})) if manifest.exclusive and len(keys) == 2 else _NOT + key
     return key_of
 
 
@@ -121,6 +128,8 @@ def _one_label(sample: Sample, keys: tuple[str, ...], key_of: Mapping[str, str],
         return [], name
     if key == _NONE:
         return [0.0] * len(keys), ""
+    if key.startswith(_NOT):
+        return [0.0 if _NOT + other == key else np.nan for other in keys], ""
     # Of a label that the file never uses, an image with another label tells nothing.
     return [1.0 if other == key else 0.0 if other in in_file else np.nan for other in keys], name
 
@@ -132,6 +141,9 @@ def _many_labels(sample: Sample, keys: tuple[str, ...], key_of: Mapping[str, str
         key = key_of.get(name, "")
         if key in values and value in (POSITIVE, NEGATIVE) and values[key] != 1:
             values[key] = value
+        elif value == POSITIVE and key.startswith(_NOT):
+            other = key.removeprefix(_NOT)
+            values[other] = 0.0 if np.isnan(values[other]) else values[other]
     if nothing:
         values = {key: 0.0 if np.isnan(value) else value for key, value in values.items()}
     return list(values.values()), ""

@@ -16,8 +16,9 @@ EXIT_FAILED = 1
 
 app = typer.Typer(help="Train a model.")
 
-_out = Console(highlight=False)
-_err = Console(stderr=True, highlight=False)
+# Paths and labels are others' words: no markup and no :name: is read from them.
+_out = Console(highlight=False, markup=False, emoji=False)
+_err = Console(stderr=True, highlight=False, markup=False, emoji=False)
 
 _NAMES = ", ".join(sorted([*RECIPES, *PLANS]))
 
@@ -67,7 +68,7 @@ def train(
         wanted = tuple(settings or ()), tuple(leave_out or ())
         _plan(config, out, data, weights, cache=cache, folds=folds, wanted=wanted)
     except ModelError as error:
-        _err.print(f"radnode: {error}", markup=False, soft_wrap=True)
+        _err.print(f"radnode: {error}", soft_wrap=True)
         raise typer.Exit(EXIT_FAILED) from error
 
 
@@ -75,7 +76,7 @@ def _shipped(recipe: str, out: Path, data: Path | None, weights: Path | None, ru
     if data is None or weights is None:
         raise typer.BadParameter(f"{recipe} needs --data and --weights", param_hint="RECIPE")
     import_module(RECIPES[recipe]).make(Paths(data=data, weights=weights, out=out, runs=runs / recipe))
-    _out.print(f"The bundle is in {out}.", markup=False)
+    _out.print(f"The bundle is in {out}.", soft_wrap=True)
 
 
 def _plan(
@@ -103,4 +104,4 @@ def _plan(
             found = cross_validate(config, out, folders, folds, changes=changes, cache=cache, progress=shown.progress)
         else:
             found = run_plan(config, out, folders, changes=changes, cache=cache, progress=shown.progress)
-    _out.print(f"The {'figures are' if folds else 'bundle is'} in {found}.", markup=False, soft_wrap=True)
+    _out.print(f"The {'figures are' if folds else 'bundle is'} in {found}.", soft_wrap=True)

@@ -12,7 +12,8 @@ from models.contracts import ModelInput, Placement
 from models.datasets.samples import Sample, SampleSet
 from models.errors import DatasetError
 from models.evaluation.boxes import with_boxes
-from models.evaluation.explanations import agreement, blur, drawn_shape, mask_of, mean_with_interval, rank_correlation
+from models.evaluation.explanations import agreement, blur, drawn_shape, mask_of, mean_with_interval
+from models.evaluation.similarity import rank_correlation, structural_similarity
 from models.evaluation.figures import Rules
 from models.evaluation.judging import Attention, age_band, border_of
 from models.evaluation.parts import choose_part, read_parts
@@ -75,6 +76,25 @@ def test_rank_correlation_is_scipys(decimals: int) -> None:
     second = np.round(first + random.random((7, 7)), decimals).astype(np.float32)
     assert rank_correlation(first, second) == pytest.approx(spearmanr(first.ravel(), second.ravel()).statistic)
     assert rank_correlation(first, np.zeros((7, 7), np.float32)) == 0
+
+
+def test_structural_similarity_is_wangs() -> None:
+    random = np.random.default_rng(7)
+    first, second = random.random((2, 24, 19), dtype=np.float32)
+    away = np.mgrid[-5:6, -5:6]
+    window = np.exp(-(away**2).sum(axis=0) / (2 * 1.5**2))
+    window /= window.sum()
+    values = []
+    for row in range(24 - 10):
+        for column in range(19 - 10):
+            x, y = (plane[row : row + 11, column : column + 11].astype(float) for plane in (first, second))
+            mean_x, mean_y = (window * x).sum(), (window * y).sum()
+            spread = (window * (x - mean_x) ** 2).sum() + (window * (y - mean_y) ** 2).sum()
+            both = (window * (x - mean_x) * (y - mean_y)).sum()
+            luminance = (2 * mean_x * mean_y + 1e-4) / (mean_x**2 + mean_y**2 + 1e-4)
+            values.append(luminance * (2 * both + 9e-4) / (spread + 9e-4))
+    assert structural_similarity(first, second) == pytest.approx(np.mean(values), abs=1e-9)
+    assert structural_similarity(first, first) == pytest.approx(1)
 
 
 def test_blurring_takes_detail_and_leaves_brightness() -> None:

@@ -74,6 +74,7 @@ def found(*, exclusive: bool = False) -> dict[str, Any]:
         "skipped": {HOSTILE: 3},
         "unreadable": [{"file": HOSTILE, "reason": HOSTILE}],
         "refused_by_gate": [],
+        "left_out": {"rows": 0, "unreadable": 1, "refused_by_gate": 0},
         "problems": [{"where": HOSTILE, "what": "odd", "count": 2}],
         "resamples": 20,
         "operating_points": [{**point, "label": label} for label in data.labels],
@@ -88,7 +89,11 @@ def found(*, exclusive: bool = False) -> dict[str, Any]:
                 "deletion": {"map": rate, "random_map": rate},
                 "insertion": {"map": rate, "random_map": rate},
             },
-            "weight_randomisation": {"stages": [{"layers": 3, "of": 9, "correlation": 0.123}]},
+            "weight_randomisation": {
+                "images": 3,
+                "layers": [{"layer": "logits", "correlation": 0.123, "ssim": 0.2, "flat": 0.0}],
+                "random_map": {"correlation": 0.0, "ssim": 0.1, "flat": 0.0},
+            },
         },
     }
 

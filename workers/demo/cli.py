@@ -49,7 +49,7 @@ class Teller:
     """Tells a person what happens, with the seconds since the start."""
 
     def __init__(self) -> None:
-        self.console = Console(highlight=False)
+        self.console = Console(highlight=False, markup=False, emoji=False)
         self.started = time.monotonic()
         self.seconds: dict[str, float] = {}
 
@@ -58,13 +58,13 @@ class Teller:
         return time.monotonic() - self.started
 
     def step(self, text: str) -> None:
-        self.console.print(f"{self.elapsed_s:6.1f} s  {text}", style="bold", markup=False, soft_wrap=True)
+        self.console.print(f"{self.elapsed_s:6.1f} s  {text}", style="bold", soft_wrap=True)
 
     def detail(self, text: str) -> None:
-        self.console.print(f"{self.elapsed_s:6.1f} s    {text}", markup=False, soft_wrap=True)
+        self.console.print(f"{self.elapsed_s:6.1f} s    {text}", soft_wrap=True)
 
     def plain(self, text: str) -> None:
-        self.console.print(text, markup=False, soft_wrap=True)
+        self.console.print(text, soft_wrap=True)
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:

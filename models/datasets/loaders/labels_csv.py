@@ -7,7 +7,7 @@ from pathlib import Path
 from models.datasets import options, values
 from models.datasets.loaders.classes import NO_TARGETS, Classed, age_of, draft_of, names_in
 from models.datasets.paths import relative, shown
-from models.datasets.samples import PARTS, Draft, Problems, Sample
+from models.datasets.samples import Draft, Problems, Sample
 from models.datasets.tables import open_table
 
 REQUIRED = ("file", "source", "patient", "label")
@@ -38,15 +38,16 @@ def load(options: Options) -> Draft:
             if empty or values.is_unknown(label):
                 problems.leave_out(where, f"{', '.join(empty) or 'label'} is empty")
                 continue
-            if split and split not in PARTS:
-                problems.leave_out(where, f"split is {shown(split)}, none of {', '.join(PARTS)}")
+            part = values.part(split)
+            if part is None:
+                problems.leave_out(where, f"split is {shown(split)}, none of {values.KNOWN_PARTS}")
                 continue
             sample = Sample(
                 file=relative(file, where),
                 patient=patient,
                 source=source,
                 targets=NO_TARGETS,
-                split=split,
+                split=part,
                 view=view,
                 sex=values.sex(sex),
                 age_years=age_of(age, where, problems),

@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 from models.datasets import options, values
 from models.datasets.loaders.classes import NO_TARGETS, Classed, age_of, draft_of, names_in
 from models.datasets.paths import relative, shown
-from models.datasets.samples import PARTS, Draft, Problems, Sample, SharedTargets
+from models.datasets.samples import Draft, Problems, Sample, SharedTargets
 from models.datasets.tables import Row, open_table
 from models.errors import DatasetError
 
@@ -82,9 +82,9 @@ def _sample(cells: Mapping[str, str], where: str, options: Options, problems: Pr
     if empty:
         problems.leave_out(where, f"{', '.join(empty)} is empty")
         return None
-    split = cells.get("split", "")
-    if split and split not in PARTS:
-        problems.leave_out(where, f"split is {shown(split)}, none of {', '.join(PARTS)}")
+    split = values.part(cells.get("split", ""))
+    if split is None:
+        problems.leave_out(where, f"split is {shown(cells['split'])}, none of {values.KNOWN_PARTS}")
         return None
     file = relative(cells["file"], where)
     return Sample(
