@@ -23,8 +23,9 @@ from node.settings import Settings
 from tests.support.dcmtk import storescu
 from tests.support.node import Node, peer_toml
 from tests.support.orthanc import orthanc
-from workers.analysis import SourceInput, analyse, limits_for
+from workers.analysis import SourceInput, analyse, limits_for, terms_for
 from workers.loaded import LoadedModels
+from workers.sandbox import Decoders, JobFiles
 
 
 def main() -> None:
@@ -89,12 +90,13 @@ def _parts(
 def _bare(files: list[Path]) -> list[float]:
     settings = Settings()
     model = LoadedModels(settings).get("cxr-pneumonia")
-    limits = limits_for(settings.work.max_decoded_bytes)
+    decoders = Decoders(terms_for(settings.work))
     found = []
     for file in files:
         started = time.perf_counter()
-        analyse(model, [SourceInput(file)], limits)
+        analyse(model, [SourceInput(file)], JobFiles(decoders, limits_for(settings.work)))
         found.append(time.perf_counter() - started)
+    decoders.close()
     return found[1:]
 
 

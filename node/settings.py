@@ -165,6 +165,17 @@ class Work(Section):
         description="Folder of the public keys whose bundles may be installed; empty means trusted-keys in data_dir.",
     )
     max_decoded_bytes: int = Field(1024**3, ge=1024, description="Largest decoded image, in bytes.")
+    decode_processes: int = Field(
+        2, ge=1, le=64, description="Processes beside each inference process that read and decode images."
+    )
+    decode_seconds: float = Field(
+        10.0, gt=0, description="Seconds for reading one image, and one more for each million pixels."
+    )
+    decode_memory_bytes: int = Field(
+        190 * 1024**2,
+        ge=64 * 1024**2,
+        description="Memory for reading one image; only an image that plausibly needs more for its size gets more.",
+    )
 
     @model_validator(mode="after")
     def _soft_before_hard(self) -> Work:

@@ -14,13 +14,16 @@ from models.admission import admit
 from models.contracts import HeaderFacts, Reading
 from models.errors import NoReadingError, PreprocessError
 from models.reading import read_image
-from node.header import Header, header_facts, read_file
+from node.dataset_source import HeaderError
+from node.header import Header, header_facts
 from node.header import facts as facts_of
+from node.settings import Work
 from workers.loaded import Loaded
-from workers.pixels import Limits, PixelError, display_uint8, read_grey
+from workers.pixels import Limits, PixelError, Poison, display_uint8
 from workers.results import SourceResult
+from workers.sandbox import Examined, JobFiles, Terms
 from workers.series import Member, read_one_series, series_of
-from workers.sources import read_source_header
+from workers.sources import identifiers
 
 log = structlog.get_logger(__name__)
 
@@ -30,11 +33,16 @@ _PICTURE_SIDE = 1536
 
 @dataclass(frozen=True)
 class SourceInput:
-    """One image to read. facts: as `node.header.facts` made them; None reads them from the file."""
+    """One image to read.
+
+    facts: as `node.header.facts` made them; None reads them from the file. known: its UIDs as the record has them, to
+    report of a file that cannot be followed; without them such a file is an error.
+    """
 
     path: Path
     facts: dict[str, Any] | None = None
     calling_ae: str = ""
+    known: Header | None = None
 
 
 @dataclass(frozen=True)
@@ -61,32 +69,34 @@ class Analysis:
 
 
 def analyse(
-    model: Loaded, sources: Sequence[SourceInput], limits: Limits, progress: Callable[[], None] = lambda: None
+    model: Loaded, sources: Sequence[SourceInput], files: JobFiles, progress: Callable[[], None] = lambda: None
 ) -> Analysis:
     """Read every image, or for a model of slices every series, or say why not.
 
+    files: through which every file is read, in processes of their own.
     progress: called before each image is decoded; what it raises (a lost lease) ends the work.
-    Raises OSError where a stored file cannot be opened, HeaderError where it is no DICOM data set.
+    Raises OSError where a stored file cannot be opened, DecoderUnavailable where none can be read now, and HeaderError
+    or Poison for a file whose header cannot be read and of which nothing else is known.
     """
     if model.bundle.manifest.series is not None:
-        return _analyse_series(model, sources, limits, progress)
+        return _analyse_series(model, sources, files, progress)
     read = []
     for source in sources:
         progress()
-        read.append(_read_one(model, source, limits))
+        read.append(_read_one(model, source, files))
     images = tuple(ImageOutcome(one.reading is not None, one.reason) for one in read)
     return Analysis(tuple(read), images, any(one.read for one in images), _reason(read, "images"))
 
 
 def _analyse_series(
-    model: Loaded, sources: Sequence[SourceInput], limits: Limits, progress: Callable[[], None]
+    model: Loaded, sources: Sequence[SourceInput], files: JobFiles, progress: Callable[[], None]
 ) -> Analysis:
     members = []
     for place, source in enumerate(sources):
         progress()
-        known = read_file(source.path)
-        members.append(Member(place, source.path, known, _facts(known, source)))
-    found = [read_one_series(model, group, limits, _PICTURE_SIDE, progress) for group in series_of(members)]
+        examined, unreadable = _examine(source, files)
+        members.append(Member(place, source.path, examined, _facts(examined.header, source), unreadable))
+    found = [read_one_series(model, group, files, _PICTURE_SIDE, progress) for group in series_of(members)]
     by_place = {one.place: ImageOutcome(one.read, one.reason) for series in found for one in series.images}
     results = tuple(series.result for series in found)
     images = tuple(by_place[place] for place in range(len(sources)))
@@ -102,14 +112,16 @@ def _reason(results: Sequence[SourceResult], what: str) -> str:
     return f"{len(refused)} of {len(results)} {what} were not analysed: {'; '.join(dict.fromkeys(refused))}"
 
 
-def _read_one(model: Loaded, source: SourceInput, limits: Limits) -> SourceResult:
-    known = read_file(source.path)
-    header = read_source_header(source.path, known)
+def _read_one(model: Loaded, source: SourceInput, files: JobFiles) -> SourceResult:
+    examined, unreadable = _examine(source, files)
+    known, header = examined.header, examined.dataset
+    if unreadable:
+        return SourceResult(header, None, unreadable, None)
     admission = admit(model.bundle.manifest.admission, _facts(known, source))
     if not admission.admitted:
         return SourceResult(header, None, admission.reason, None)
     try:
-        image = read_grey(source.path, limits=limits)
+        image = files.grey(source.path)
         reading: Reading = read_image(model.bundle, model.runner, image)
     except (PixelError, PreprocessError, NoReadingError, UnreadableError) as error:
         log.warning("image_not_analysed", sop_instance_uid=known.sop_instance_uid, reason=str(error))
@@ -118,11 +130,28 @@ def _read_one(model: Loaded, source: SourceInput, limits: Limits) -> SourceResul
     return SourceResult(header, reading, "", picture)
 
 
+def _examine(source: SourceInput, files: JobFiles) -> tuple[Examined, str]:
+    """A file's header, and the reason why it cannot be read where it cannot."""
+    try:
+        return files.examine(source.path), ""
+    except (HeaderError, Poison) as error:
+        if source.known is None:
+            raise
+        uid, reason = source.known.sop_instance_uid, str(error)
+        log.warning("image_not_analysed", sop_instance_uid=uid, reason=reason)
+        return Examined(source.known, identifiers(source.known)), reason
+
+
 def _facts(known: Header, source: SourceInput) -> HeaderFacts:
     stored = facts_of(known, source.calling_ae) if source.facts is None else source.facts
     return HeaderFacts(**header_facts(stored))
 
 
-def limits_for(max_decoded_bytes: int) -> Limits:
+def limits_for(work: Work) -> Limits:
     """The pixel limits of the settings."""
-    return Limits(max_decoded_bytes=max_decoded_bytes)
+    return Limits(max_decoded_bytes=work.max_decoded_bytes)
+
+
+def terms_for(work: Work) -> Terms:
+    """What the settings grant decoders."""
+    return Terms(work.decode_processes, work.decode_seconds, work.decode_memory_bytes)

@@ -15,12 +15,14 @@ from pydicom import dcmread
 
 from db.errors import StorageFull
 from node.dataset_source import HeaderError
-from node.header import Header, read_file, valid_uid
+from node.header import Header, valid_uid
 from node.settings import Settings, config_digest
-from workers.analysis import SourceInput, analyse, limits_for
+from workers.analysis import SourceInput, analyse, limits_for, terms_for
 from workers.loaded import Loaded, LoadedModels
 from workers.pipeline import summary_of
+from workers.pixels import Poison
 from workers.results import Provenance, ResultObject, build_results, readable_html
+from workers.sandbox import Decoders, JobFiles
 from workers.version import VERSION
 
 RESULT_FILE = "result.json"
@@ -43,7 +45,8 @@ def analyze_files(
     """
     model = LoadedModels(settings).get(model_id)
     created_at = _earlier_run(out_dir / RESULT_FILE) or datetime.now(UTC).replace(microsecond=0)
-    run = _Run(settings, model, out_dir, created_at)
+    decoders = Decoders(terms_for(settings.work))
+    run = _Run(settings, model, decoders, out_dir, created_at)
     entries = []
     try:
         out_dir.mkdir(parents=True, exist_ok=True)
@@ -67,6 +70,8 @@ def analyze_files(
         raise StorageFull(
             f"{out_dir} cannot be written ({error.strerror}); make room or name another folder"
         ) from error
+    finally:
+        decoders.close()
     return document
 
 
@@ -91,8 +96,13 @@ def _line(entry: Document) -> str:
 class _Run:
     settings: Settings
     model: Loaded
+    decoders: Decoders
     out_dir: Path
     created_at: datetime
+
+    def files(self) -> JobFiles:
+        """Of one subject: what one costs is not held against the next."""
+        return JobFiles(self.decoders, limits_for(self.settings.work))
 
 
 def _subjects(run: _Run, files: Sequence[Path]) -> list[list[Path]]:
@@ -106,8 +116,8 @@ def _subjects(run: _Run, files: Sequence[Path]) -> list[list[Path]]:
     seen: set[str] = set()
     for path in files:
         try:
-            known = _known(path)
-        except HeaderError:
+            known = _known(run.files(), path)
+        except (HeaderError, Poison):
             subjects[("file", str(path))] = [path]
             continue
         key = (known.study_instance_uid, known.series_instance_uid)
@@ -118,8 +128,8 @@ def _subjects(run: _Run, files: Sequence[Path]) -> list[list[Path]]:
     return list(subjects.values())
 
 
-def _known(path: Path) -> Header:
-    known = read_file(path)
+def _known(files: JobFiles, path: Path) -> Header:
+    known = files.examine(path).header
     if not all(map(valid_uid, (known.sop_instance_uid, known.study_instance_uid, known.series_instance_uid))):
         raise HeaderError("its study, series or instance UID is missing or no UID")
     return known
@@ -128,9 +138,10 @@ def _known(path: Path) -> Header:
 def _one(run: _Run, paths: Sequence[Path], number: int) -> Document:
     settings, model, created_at = run.settings, run.model, run.created_at
     try:
-        known = _known(paths[0])
-        analysis = analyse(model, [SourceInput(path) for path in paths], limits_for(settings.work.max_decoded_bytes))
-    except HeaderError as error:
+        files = run.files()
+        known = _known(files, paths[0])
+        analysis = analyse(model, [SourceInput(path) for path in paths], files)
+    except (HeaderError, Poison) as error:
         return {"file": str(paths[0]), "outcome": REFUSED, "reason": str(error), "results": []}
     of_series = model.bundle.manifest.series is not None
     subject_uid = known.series_instance_uid if of_series else known.sop_instance_uid

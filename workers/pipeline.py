@@ -17,7 +17,7 @@ from typing import Any
 import structlog
 
 from db import jobs
-from db.domain import ClaimedJob, InstanceOutcome, JobOutcome, NewResult
+from db.domain import ClaimedJob, InstanceOutcome, JobOutcome, NewResult, SourceFile
 from db.errors import LeaseLost, PermanentError, RadnodeError, RecordUnavailable, RetriableError, StorageFull
 from db.model_versions import ModelVersionView
 from db.session import Record
@@ -26,11 +26,13 @@ from db.types import utcnow
 from models.contracts import ModelIdentity
 from models.errors import ModelError
 from node import storage
+from node.header import Header
 from node.settings import Settings, config_digest
 from workers.analysis import Analysis, SourceInput, analyse, limits_for
 from workers.backoff import backoff_s
 from workers.loaded import Loaded, LoadedModels
 from workers.results import Provenance, ResultObject, SourceResult, build_results
+from workers.sandbox import Decoders, JobFiles
 from workers.version import VERSION
 
 log = structlog.get_logger(__name__)
@@ -43,6 +45,10 @@ class SourceGone(PermanentError):
     """A stored image is no longer in the data folder."""
 
 
+class PoisonStudy(PermanentError):
+    """Images of it ended their decoders, and nothing else of it could be read."""
+
+
 @dataclass
 class Worker:
     """What one worker process works with. Made after the fork."""
@@ -50,6 +56,7 @@ class Worker:
     settings: Settings
     record: Record
     models: LoadedModels
+    decoders: Decoders
     owner: str
     chance: random.Random = field(default_factory=random.SystemRandom)
 
@@ -91,8 +98,11 @@ def hand_back_unfinished(worker: Worker, job_id: str, reason: str) -> None:
 
 def _carry_out(worker: Worker, job: ClaimedJob) -> None:
     model = worker.models.get(job.model)
+    files = JobFiles(worker.decoders, limits_for(worker.settings.work))
     with _heartbeat(worker, job) as beat:
-        analysis = _analyse(worker, job, model, beat.check)
+        analysis = _analyse(worker, job, model, files, beat.check)
+        if files.poisoned and not analysis.analysed:
+            raise PoisonStudy(f"no image of it could be read: {analysis.reason}; see `radnode parked`")
         provenance = provenance_of(worker.settings, job, model.bundle.identity)
         results = tuple(_store(worker.settings, result) for result in build_results(analysis.sources, provenance))
     names, notes = destinations_of(worker.settings, job)
@@ -109,10 +119,10 @@ def _carry_out(worker: Worker, job: ClaimedJob) -> None:
     with worker.record.write() as session:
         jobs.finish(session, job.id, worker.owner, outcome)
     log.info("job_finished", analysed=analysis.analysed, results=len(results), destinations=len(names))
-    _read_in_shadow(worker, job)
+    _read_in_shadow(worker, job, files)
 
 
-def _read_in_shadow(worker: Worker, job: ClaimedJob) -> None:
+def _read_in_shadow(worker: Worker, job: ClaimedJob, files: JobFiles) -> None:
     """Have the version in the shadow, where there is one, read the same images; keep what it says, and send nothing.
 
     The job is over and its results are on their way, so whatever happens here harms neither.
@@ -121,16 +131,20 @@ def _read_in_shadow(worker: Worker, job: ClaimedJob) -> None:
         candidate = worker.models.version_in(ModelState.SHADOW, job.model)
         if candidate is None:
             return
-        said = {"version": candidate.version, "digest": candidate.digest, **_shadow_summary(worker, job, candidate)}
+        said = {
+            "version": candidate.version,
+            "digest": candidate.digest,
+            **_shadow_summary(worker, job, files, candidate),
+        }
         with worker.record.write() as session:
             jobs.note_shadow(session, job.id, said)
     except RecordUnavailable as error:
         log.warning("shadow_not_recorded", reason=str(error))
 
 
-def _shadow_summary(worker: Worker, job: ClaimedJob, candidate: ModelVersionView) -> dict[str, Any]:
+def _shadow_summary(worker: Worker, job: ClaimedJob, files: JobFiles, candidate: ModelVersionView) -> dict[str, Any]:
     try:
-        analysis = _analyse(worker, job, worker.models.installed(candidate), lambda: None)
+        analysis = _analyse(worker, job, worker.models.installed(candidate), files, lambda: None)
     except Exception as error:  # a candidate may fail in any way; that it did is what is recorded
         known = isinstance(error, RadnodeError | ModelError)
         log.warning("shadow_failed", version=candidate.version, exc_info=not known)
@@ -143,12 +157,11 @@ def _shadow_summary(worker: Worker, job: ClaimedJob, candidate: ModelVersionView
     return {"analysed": analysis.analysed, "reason": analysis.reason, "images": images}
 
 
-def _analyse(worker: Worker, job: ClaimedJob, model: Loaded, progress: Callable[[], None]) -> Analysis:
+def _analyse(worker: Worker, job: ClaimedJob, model: Loaded, files: JobFiles, progress: Callable[[], None]) -> Analysis:
     folder = worker.settings.data_dir
-    sources = [SourceInput(folder / s.path, s.facts, s.calling_ae) for s in job.sources]
-    limits = limits_for(worker.settings.work.max_decoded_bytes)
+    sources = [SourceInput(folder / s.path, s.facts, s.calling_ae, _as_recorded(job, s)) for s in job.sources]
     try:
-        return analyse(model, sources, limits, progress)
+        return analyse(model, sources, files, progress)
     except FileNotFoundError as error:
         raise SourceGone(
             f"a stored image of study {job.study_instance_uid} is gone from {folder}; restore it, then `radnode retry`"
@@ -156,6 +169,17 @@ def _analyse(worker: Worker, job: ClaimedJob, model: Loaded, progress: Callable[
     except OSError as error:
         kind = error.strerror or type(error).__name__
         raise StorageFull(f"a stored image cannot be read ({kind}); check the disk of {folder}") from error
+
+
+def _as_recorded(job: ClaimedJob, source: SourceFile) -> Header:
+    """What the record knows of an image, should its file not be readable."""
+    return Header(
+        sop_class_uid=source.sop_class_uid,
+        sop_instance_uid=source.sop_instance_uid,
+        study_instance_uid=job.study_instance_uid,
+        series_instance_uid=str(source.facts.get("series_instance_uid", "")),
+        modality=str(source.facts.get("modality", "")),
+    )
 
 
 def provenance_of(settings: Settings, job: ClaimedJob, model: ModelIdentity) -> Provenance:

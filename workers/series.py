@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,13 +16,13 @@ from db.errors import UnreadableError
 from models.admission import admit
 from models.contracts import GreyImage, HeaderFacts, Presence, Reading, SeriesFacts
 from models.errors import NoReadingError, PreprocessError
+from models.manifest import AdmissionRules
 from models.reading import read_series
-from models.series import admit_series, heaviest
-from node.header import Header
+from models.series import admit_series, evenly, heaviest
 from workers.loaded import Loaded
-from workers.pixels import Limits, PixelError, Volume, display_uint8, open_volume
+from workers.pixels import PixelError, Volume, display_uint8, open_volume
 from workers.results import SeriesRead, SliceRead, SourceResult
-from workers.sources import read_source_header
+from workers.sandbox import Examined, JobFiles
 
 log = structlog.get_logger(__name__)
 
@@ -29,12 +31,13 @@ Step = Callable[[], None]
 
 @dataclass(frozen=True)
 class Member:
-    """One image of a job. place: among the job's images."""
+    """One image of a job. place: among the job's images. unreadable: why its header could not be read, or ""."""
 
     place: int
     path: Path
-    header: Header
+    examined: Examined
     facts: HeaderFacts
+    unreadable: str = ""
 
 
 @dataclass(frozen=True)
@@ -62,12 +65,12 @@ def series_of(members: Sequence[Member]) -> Iterator[list[Member]]:
     """The images by series, in the order in which each series came first."""
     groups: dict[str, list[Member]] = {}
     for member in members:
-        groups.setdefault(member.header.series_instance_uid, []).append(member)
+        groups.setdefault(member.examined.header.series_instance_uid, []).append(member)
     yield from groups.values()
 
 
 def read_one_series(
-    model: Loaded, members: Sequence[Member], limits: Limits, picture_side: int, progress: Step
+    model: Loaded, members: Sequence[Member], files: JobFiles, picture_side: int, progress: Step
 ) -> SeriesOutcome:
     """Read the images of one series that the model admits, or say why the series is not read.
 
@@ -75,28 +78,33 @@ def read_one_series(
     decoded. Raises OSError where a file cannot be opened, and what ``progress`` raises.
     """
     rules = model.bundle.manifest.admission
-    refused = {one.place: answer.reason for one in members if not (answer := admit(rules, one.facts)).admitted}
+    refused = {one.place: reason for one in members if (reason := one.unreadable or _refusal(rules, one.facts))}
     admitted = [one for one in members if one.place not in refused]
     try:
         if not admitted:
             raise _Refused(next(iter(refused.values())))
-        volume = _volume(model, admitted, limits)
-        reading, picture = _read(model, volume, picture_side, progress)
+        volume = _volume(model, admitted, files)
+        reading, picture = _read(model, volume, files.at_once, picture_side, progress)
     except (_Refused, PixelError, PreprocessError, NoReadingError, UnreadableError) as error:
         reason = str(error)
         log.warning("series_not_analysed", images=len(members), reason=reason)
         first = (admitted or members)[0]
-        header = read_source_header(first.path, first.header)
+        header = first.examined.dataset
         images = tuple(Outcome(one.place, False, refused.get(one.place, reason)) for one in members)
         return SeriesOutcome(SourceResult(header, None, reason, None, series=SeriesRead(len(members))), images)
     return _told(members, refused, volume, reading, picture)
 
 
-def _volume(model: Loaded, admitted: Sequence[Member], limits: Limits) -> Volume:
+def _refusal(rules: AdmissionRules, facts: HeaderFacts) -> str:
+    answer = admit(rules, facts)
+    return "" if answer.admitted else answer.reason
+
+
+def _volume(model: Loaded, admitted: Sequence[Member], files: JobFiles) -> Volume:
     rules = model.bundle.manifest.series
     if rules is None:
         raise _Refused("the model reads single images, not series")
-    volume = open_volume([one.path for one in admitted], limits)
+    volume = open_volume([one.path for one in admitted], files)
     order = volume.order
     answer = admit_series(rules, SeriesFacts(len(volume), order.missing, order.by_position, order.spacing_mm))
     if not answer.admitted:
@@ -104,18 +112,57 @@ def _volume(model: Loaded, admitted: Sequence[Member], limits: Limits) -> Volume
     return volume
 
 
-def _read(model: Loaded, volume: Volume, picture_side: int, progress: Step) -> tuple[Reading, NDArray[np.uint8] | None]:
+def _read(
+    model: Loaded, volume: Volume, at_once: int, picture_side: int, progress: Step
+) -> tuple[Reading, NDArray[np.uint8] | None]:
     """What the model says, and the key slice as a picture where a map lies on it."""
+    wanted = dict.fromkeys(evenly(len(volume), model.bundle.manifest.architecture.slices or 0))
+    threads = ThreadPoolExecutor(at_once, thread_name_prefix="slices")
+    ahead = _Ahead(volume, list(wanted), threads, at_once)
 
     def slice_at(place: int) -> GreyImage:
         progress()
-        return volume.read(place)
+        return ahead.read(place)
 
-    reading = read_series(model.bundle, model.runner, len(volume), slice_at)
+    try:
+        reading = read_series(model.bundle, model.runner, len(volume), slice_at)
+    finally:
+        # Whoever leaves in between does not wait for slices that nobody wants any more.
+        threads.shutdown(wait=False, cancel_futures=True)
     if not any(finding.presence is Presence.PRESENT for finding in reading.findings):
         return reading, None
+    progress()
     # Decoded once more, so that no slice had to be kept until it was known which one weighs most.
-    return reading, display_uint8(slice_at(heaviest(reading.slices).index), picture_side)
+    return reading, display_uint8(volume.read(heaviest(reading.slices).index), picture_side)
+
+
+class _Ahead:
+    """Slices in the order in which they are wanted, the next few being decoded while one is worked at.
+
+    Never more of them in memory than there are decoders, and the one in hand.
+    """
+
+    def __init__(self, volume: Volume, wanted: Sequence[int], threads: ThreadPoolExecutor, at_once: int) -> None:
+        self._volume = volume
+        self._wanted = deque(wanted)
+        self._threads = threads
+        self._at_once = at_once
+        self._coming: deque[tuple[int, Future[GreyImage]]] = deque()
+
+    def read(self, place: int) -> GreyImage:
+        """Raises PixelError and OSError, as the volume does."""
+        self._send_for()
+        if not self._coming or self._coming[0][0] != place:
+            # Asked out of order: nothing is lost but time.
+            return self._volume.read(place)
+        image = self._coming.popleft()[1].result()
+        self._send_for()
+        return image
+
+    def _send_for(self) -> None:
+        while self._wanted and len(self._coming) < self._at_once:
+            place = self._wanted.popleft()
+            self._coming.append((place, self._threads.submit(self._volume.read, place)))
 
 
 def _told(
@@ -127,7 +174,7 @@ def _told(
 ) -> SeriesOutcome:
     by_path = {one.path: one for one in members}
     read = {one.index: volume.slices[one.index] for one in reading.slices}
-    headers = {path: read_source_header(path, by_path[path].header) for path in {one.path for one in read.values()}}
+    headers = {path: by_path[path].examined.dataset for path in {one.path for one in read.values()}}
     slices = tuple(
         SliceRead(headers[read[one.index].path], read[one.index].frame + 1, one.index + 1, one.weight)
         for one in reading.slices

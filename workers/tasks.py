@@ -21,10 +21,12 @@ from db.session import Record
 from node import logs
 from node.processes import end_with_parent
 from workers import alive
+from workers.analysis import terms_for
 from workers.app import DELIVER_TASK, INFER_TASK, make_app, settings_of_process
 from workers.deliver import Sender, hand_back_unsent, run_delivery
 from workers.loaded import LoadedModels
 from workers.pipeline import Worker, hand_back_unfinished, run_job
+from workers.sandbox import Decoders
 
 log = structlog.get_logger(__name__)
 
@@ -55,9 +57,11 @@ def _start_child(**_: Any) -> None:
     settings = settings_of_process()
     record = Record(settings.record_url, pool_size=4)
     models = LoadedModels(settings, record)
-    _process["worker"] = Worker(settings, record, models, alive.sign_in(settings, "infer"))
+    decoders = Decoders(terms_for(settings.work))
+    _process["worker"] = Worker(settings, record, models, decoders, alive.sign_in(settings, "infer"))
     _process["sender"] = Sender(settings, record, alive.sign_in(settings, "deliver"))
     if os.environ.get(WARM_UP_VARIABLE):
+        decoders.warm_up()
         models.warm_up(dict.fromkeys(model for route in settings.routes for model in route.models))
 
 

@@ -13,6 +13,7 @@ from db import schema
 from db.session import Record
 from db.tables import Base
 from tests.support.postgres import PostgresServer, postgres_server
+from workers.sandbox import Decoders, Terms
 
 DIALECTS = ("sqlite", "postgresql")
 
@@ -21,6 +22,14 @@ DIALECTS = ("sqlite", "postgresql")
 def postgres() -> Iterator[PostgresServer]:
     with postgres_server() as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def decoders() -> Iterator[Decoders]:
+    """Kept warm for the whole run, as a worker keeps them."""
+    kept = Decoders(Terms(processes=1))
+    yield kept
+    kept.close()
 
 
 @pytest.fixture(scope="session")

@@ -24,6 +24,7 @@ from tests.support import records
 from tests.support.shared import shared_dicom
 from workers.loaded import Loaded, LoadedModels, ModelUnusable
 from workers.pipeline import Worker, run_job
+from workers.sandbox import Decoders
 
 MODEL = "cxr-pneumonia"
 POSITIVE, NORMAL, SECOND = (f"cxr_wrapped/wrap_{name}.dcm" for name in ("09_pneumonia", "01_normal", "02_normal"))
@@ -64,8 +65,8 @@ class Warm(LoadedModels):
 
 
 @pytest.fixture
-def worker(settings: Settings, record: Record, both: list[Loaded]) -> Worker:
-    return Worker(settings, record, Warm(settings, record, both), "host:infer:1")
+def worker(settings: Settings, record: Record, both: list[Loaded], decoders: Decoders) -> Worker:
+    return Worker(settings, record, Warm(settings, record, both), decoders, "host:infer:1")
 
 
 def install(settings: Settings, record: Record, bundle: Bundle, signed_by: str = "key1") -> ModelVersionView:

@@ -24,6 +24,7 @@ from tests.support import records
 from tests.support.shared import shared_dicom
 from workers.loaded import Loaded, LoadedModels
 from workers.pipeline import Worker, hand_back_unfinished, run_job
+from workers.sandbox import Decoders
 
 POSITIVE = "cxr_wrapped/wrap_09_pneumonia.dcm"
 LATERAL = "cxr/nih_udacity_test6.dcm"
@@ -55,8 +56,8 @@ def settings(tmp_path: Path) -> Settings:
 
 
 @pytest.fixture
-def worker(settings: Settings, record: Record, loaded: Loaded) -> Worker:
-    return Worker(settings, record, Preloaded(settings, loaded), "host:infer:1")
+def worker(settings: Settings, record: Record, loaded: Loaded, decoders: Decoders) -> Worker:
+    return Worker(settings, record, Preloaded(settings, loaded), decoders, "host:infer:1")
 
 
 def store(settings: Settings, name: str | Path) -> NewInstance:

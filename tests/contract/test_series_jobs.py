@@ -24,6 +24,7 @@ from tests.support.shared import shared_dicom
 from tests.support.validators import dciodvfy
 from workers.loaded import Loaded, LoadedModels
 from workers.pipeline import Worker, run_job
+from workers.sandbox import Decoders
 
 pytestmark = [pytest.mark.tensorflow, pytest.mark.e2e]
 
@@ -53,8 +54,8 @@ def settings(tmp_path: Path) -> Settings:
 
 
 @pytest.fixture
-def worker(settings: Settings, record: Record, loaded: Loaded) -> Worker:
-    return Worker(settings, record, Preloaded(settings, loaded), "host:infer:1")
+def worker(settings: Settings, record: Record, loaded: Loaded, decoders: Decoders) -> Worker:
+    return Worker(settings, record, Preloaded(settings, loaded), decoders, "host:infer:1")
 
 
 def stored(settings: Settings, path: Path) -> NewInstance:

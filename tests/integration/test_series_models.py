@@ -33,6 +33,7 @@ from workers.doctor import Finding, Grade, examine
 from workers.loaded import Loaded
 from workers.pixels import Limits, open_volume
 from workers.results import build_results
+from workers.sandbox import Decoders, JobFiles, Terms
 
 pytestmark = pytest.mark.tensorflow
 
@@ -66,7 +67,11 @@ def loaded(bundle: Bundle) -> Loaded:
 
 
 def read(loaded: Loaded, paths: list[Path]) -> Analysis:
-    return analyse(loaded, [SourceInput(path) for path in paths], Limits())
+    decoders = Decoders(Terms())
+    try:
+        return analyse(loaded, [SourceInput(path) for path in paths], JobFiles(decoders, Limits()))
+    finally:
+        decoders.close()
 
 
 def drawn(folder: Path, count: int, leave_out: tuple[int, ...] = (), **changes: object) -> list[Path]:

@@ -5,6 +5,7 @@ from workers.pixels.errors import (
     NoPixels,
     NoVolume,
     PixelError,
+    Poison,
     TooLarge,
     TruncatedPixels,
     UndecodablePixels,
@@ -13,16 +14,19 @@ from workers.pixels.errors import (
 from workers.pixels.grey import OpenImage, display_uint8, open_image, read_grey
 from workers.pixels.limits import DEFAULT_LIMITS, Limits
 from workers.pixels.slices import SliceHeader, SliceOrder, sort_slices
-from workers.pixels.volume import Volume, open_volume, read_slice_headers
+from workers.pixels.volume import Here, SliceFiles, Volume, open_volume, read_slice_headers
 
 __all__ = [
     "DEFAULT_LIMITS",
     "ColourImage",
+    "Here",
     "Limits",
     "NoPixels",
     "NoVolume",
     "OpenImage",
     "PixelError",
+    "Poison",
+    "SliceFiles",
     "SliceHeader",
     "SliceOrder",
     "TooLarge",

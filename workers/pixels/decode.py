@@ -20,7 +20,7 @@ from node.dataset_source import RawDataset
 from workers.pixels.attributes import ImageAttributes
 from workers.pixels.codestream import StreamSize, jpeg2000_size, jpeg_size
 from workers.pixels.errors import TooLarge, TruncatedPixels, UndecodablePixels
-from workers.pixels.fragments import Frames, find_frames, read_frame
+from workers.pixels.fragments import Frames, encoded_bytes, find_frames, read_frame
 
 # pydicom logs the values it finds wrong, which may be a patient's, and whatever a decoder raised.
 logging.getLogger("pydicom").setLevel(logging.CRITICAL)
@@ -32,22 +32,36 @@ gdcm.Trace.DebugOff()
 _STREAM_SLACK_BYTES = 4 << 20
 """No lossless coder needs twice the plain size; tables and ICC profiles need some room in small images."""
 
+_LARGE_PIXELS, _LEAST_BYTES_PER_PIXEL = 16 << 20, 1 / 1000
+"""JPEG-LS and JPEG 2000 can say "all the same" in a few bytes for a whole image. Small images may; of a large one even
+lossy compression at 1 : 100 leaves twenty times as much as this."""
+
 
 class _Codec(NamedTuple):
-    """plugins: names of pydicom decoder plugins, tried in this order."""
+    """plugins: names of pydicom decoder plugins, tried in this order.
+
+    most_pixels_per_byte: what one byte of the stream can stand for by its standard; None where there is no bound.
+    """
 
     name: str
     family: str
     plugins: tuple[str, ...]
+    most_pixels_per_byte: int | None = None
 
 
-_JPEG_LOSSLESS = _Codec("JPEG lossless", "jpeg", ("gdcm",))
+# Each difference of a pixel has a code of one bit at the least (ISO/IEC 10918-1 H.1.2.1), and so has each block of
+# 8 x 8 coefficients (F.1.2.1).
+_LOSSLESS_PIXELS, _DCT_PIXELS = 8, 8 * 64
+# Two bytes make a run of 128 (PS3.5 G.3.1); images with several segments have less.
+_RLE_PIXELS = 64
+
+_JPEG_LOSSLESS = _Codec("JPEG lossless", "jpeg", ("gdcm",), _LOSSLESS_PIXELS)
 _JPEG_LS = _Codec("JPEG-LS", "jpeg", ("pyjpegls",))
 _JPEG_2000 = _Codec("JPEG 2000", "jpeg2000", ("pylibjpeg", "pillow"))
 _HTJ2K = _Codec("HTJ2K", "jpeg2000", ("pylibjpeg",))
 _CODECS = {
-    "1.2.840.10008.1.2.4.50": _Codec("JPEG baseline", "jpeg", ("pillow",)),
-    "1.2.840.10008.1.2.4.51": _Codec("JPEG extended", "jpeg", ("pillow",)),
+    "1.2.840.10008.1.2.4.50": _Codec("JPEG baseline", "jpeg", ("pillow",), _DCT_PIXELS),
+    "1.2.840.10008.1.2.4.51": _Codec("JPEG extended", "jpeg", ("pillow",), _DCT_PIXELS),
     "1.2.840.10008.1.2.4.57": _JPEG_LOSSLESS,
     "1.2.840.10008.1.2.4.70": _JPEG_LOSSLESS,
     "1.2.840.10008.1.2.4.80": _JPEG_LS,
@@ -57,7 +71,7 @@ _CODECS = {
     "1.2.840.10008.1.2.4.201": _HTJ2K,
     "1.2.840.10008.1.2.4.202": _HTJ2K,
     "1.2.840.10008.1.2.4.203": _HTJ2K,
-    "1.2.840.10008.1.2.5": _Codec("RLE", "rle", ("pylibjpeg", "pydicom")),
+    "1.2.840.10008.1.2.5": _Codec("RLE", "rle", ("pylibjpeg", "pydicom"), _RLE_PIXELS),
 }
 
 
@@ -76,6 +90,13 @@ class FrameDecoder:
             self._codec = _codec(image.transfer_syntax)
             self._frames = find_frames(source, image)
 
+    def frame_bytes(self, frame: int) -> int:
+        """Length of a frame in the file. Raises TruncatedPixels where there is no such frame."""
+        self._require(frame)
+        if self._image.encapsulated:
+            return encoded_bytes(self._frames[frame])
+        return self._image.rows * self._image.columns * self._image.bits_allocated // 8
+
     def decode(self, frame: int) -> NDArray[Any]:
         """Stored values of a frame: integers (signed as the header says) or floats, (rows, columns).
 
@@ -83,12 +104,15 @@ class FrameDecoder:
             TruncatedPixels: the file has no such frame.
             TooLarge, UndecodablePixels: as they say.
         """
-        if not 0 <= frame < self._image.frames:
-            raise TruncatedPixels(f"there is no frame {frame + 1}, the image has {self._image.frames}")
+        self._require(frame)
         try:
             return self._compressed(frame) if self._image.encapsulated else self._native(frame)
         except MemoryError as error:
             raise TooLarge("too large: not enough memory to decode the image") from error
+
+    def _require(self, frame: int) -> None:
+        if not 0 <= frame < self._image.frames:
+            raise TruncatedPixels(f"there is no frame {frame + 1}, the image has {self._image.frames}")
 
     def _native(self, frame: int) -> NDArray[Any]:
         image = self._image
@@ -113,10 +137,8 @@ class FrameDecoder:
 
     def _compressed(self, frame: int) -> NDArray[Any]:
         image, codec = self._image, self._codec
+        _check_length(encoded_bytes(self._frames[frame]), codec, image)
         stream = read_frame(self._source, self._frames[frame])
-        plain_bytes = image.rows * image.columns * image.bits_allocated // 8
-        if len(stream) > 2 * plain_bytes + _STREAM_SLACK_BYTES:
-            raise TooLarge(f"too large: {len(stream)} compressed bytes for {plain_bytes} bytes of image")
         _check_stream(stream, codec, image)
         wrapped = encapsulate([stream], has_bot=False)
         for plugin in _installed(codec, image.transfer_syntax):
@@ -138,6 +160,19 @@ def _codec(transfer_syntax: str) -> _Codec:
 def _installed(codec: _Codec, transfer_syntax: str) -> tuple[str, ...]:
     available = get_decoder(transfer_syntax).available_plugins
     return tuple(plugin for plugin in codec.plugins if plugin in available)
+
+
+def _check_length(stream_bytes: int, codec: _Codec, image: ImageAttributes) -> None:
+    """Refuse a stream that is too long, or too short, for the image it claims to hold, before it is read."""
+    pixels = image.rows * image.columns
+    plain_bytes = pixels * image.bits_allocated // 8
+    if stream_bytes > 2 * plain_bytes + _STREAM_SLACK_BYTES:
+        raise TooLarge(f"too large: {stream_bytes} compressed bytes for {plain_bytes} bytes of image")
+    if codec.most_pixels_per_byte is not None:
+        if pixels > stream_bytes * codec.most_pixels_per_byte:
+            raise TruncatedPixels(f"{codec.name} stream of {stream_bytes} bytes cannot hold {pixels} pixels")
+    elif pixels > _LARGE_PIXELS and stream_bytes < pixels * _LEAST_BYTES_PER_PIXEL:
+        raise TooLarge(f"too large: {pixels} pixels out of {stream_bytes} bytes of {codec.name}")
 
 
 def _check_stream(stream: bytes, codec: _Codec, image: ImageAttributes) -> None:

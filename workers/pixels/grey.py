@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from billiard.exceptions import SoftTimeLimitExceeded
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -32,6 +31,10 @@ class OpenImage:
     def __init__(self, attributes: ImageAttributes, decoder: FrameDecoder) -> None:
         self.attributes = attributes
         self._decoder = decoder
+
+    def frame_bytes(self, index: int) -> int:
+        """What a frame takes in the file, compressed or not. Raises TruncatedPixels where there is no such frame."""
+        return self._decoder.frame_bytes(index)
 
     def frame(self, index: int) -> GreyImage:
         """Decode one frame, counted from 0.
@@ -154,8 +157,7 @@ def _typed_errors() -> Iterator[None]:
         warnings.simplefilter("ignore")
         try:
             yield
-        except (PixelError, OSError, SoftTimeLimitExceeded):
-            # The last comes from outside, at any line: the worker's time is up, which says nothing about the image.
+        except (PixelError, OSError):
             raise
         except HeaderError as error:
             raise UnreadableHeader(str(error)) from error

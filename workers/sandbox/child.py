@@ -1,0 +1,159 @@
+"""A decoder: a process that reads one file after the other for a worker, confined, until its socket closes.
+
+``python -m workers.sandbox.child FD MEMORY_BYTES SECONDS``: FD is its end of a socket pair. It gets open files, never
+paths, and has none of the worker's environment, where secrets may stand.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import mmap
+import os
+import socket
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from models.contracts import GreyImage, LinearWindow, LookupTable
+from node.dataset_source import HeaderError, open_dataset
+from node.header import read_header
+from workers.pixels.errors import PixelError, TooLarge, UndecodablePixels
+from workers.pixels.grey import open_image
+from workers.pixels.limits import Limits
+from workers.pixels.volume import slice_facts
+from workers.sandbox import wire
+from workers.sandbox.confinement import Confinement
+from workers.sandbox.terms import KEPT_BYTES, Terms
+from workers.sandbox.wire import Message
+from workers.sources import flat_elements
+
+_MOST_FILE_BYTES = 1 << 30
+
+
+def main(arguments: list[str]) -> int:
+    fd, memory_bytes, seconds = arguments
+    terms = Terms(memory_bytes=int(memory_bytes), seconds=float(seconds))
+    with socket.socket(fileno=int(fd)) as sock:
+        confinement = Confinement(terms.memory_bytes, _MOST_FILE_BYTES)
+        wire.send(sock, Message({"ready": True, "no_sockets": confinement.no_sockets}))
+        _Child(sock, terms, confinement).serve()
+    return 0
+
+
+_Task = Callable[[dict[str, Any], BinaryIO], Message]
+
+
+class _Child:
+    def __init__(self, sock: socket.socket, terms: Terms, confinement: Confinement) -> None:
+        self._sock = sock
+        self._terms = terms
+        self._confinement = confinement
+        self._picture: mmap.mmap | None = None
+
+    def serve(self) -> None:
+        tasks: dict[str, _Task] = {
+            "examine": self._examine,
+            "slices": self._slices,
+            "grey": self._grey,
+        }
+        while (asked := wire.receive(self._sock)) is not None:
+            self._confinement.allow_time(self._terms.seconds)
+            with os.fdopen(asked.fd, "rb") as file:
+                reply = _answered(tasks[asked.body["task"]], asked.body, file)
+            self._confinement.relax()
+            wire.send(self._sock, reply)
+            if reply.fd >= 0:
+                os.close(reply.fd)
+            if reply.body.get("last"):
+                return
+
+    def _examine(self, asked: dict[str, Any], file: BinaryIO) -> Message:
+        limit = Limits(**asked["limits"]).max_inflated_bytes
+        header = read_header(file, None, limit)
+        with open_dataset(file, None, limit) as source:
+            flat = flat_elements(source)
+            kind = {"implicit": source.implicit_vr, "big_endian": source.big_endian}
+        return Message({"header": asdict(header), **kind}, flat)
+
+    def _slices(self, asked: dict[str, Any], file: BinaryIO) -> Message:
+        with open_image(file, Limits(**asked["limits"])) as image:
+            return Message({"slices": [list(one) for one in slice_facts(image.attributes)]})
+
+    def _grey(self, asked: dict[str, Any], file: BinaryIO) -> Message:
+        with open_image(file, Limits(**asked["limits"])) as image:
+            pixels = image.attributes.rows * image.attributes.columns
+            self._confinement.allow_memory(self._terms.memory_for(pixels, image.frame_bytes(asked["frame"])))
+            self._confinement.allow_time(self._terms.seconds_for(pixels))
+            # Whoever waits for the picture learns how long that may take.
+            wire.send(self._sock, Message({"pixels": pixels}))
+            return self._shared(image.frame(asked["frame"]))
+
+    def _shared(self, image: GreyImage) -> Message:
+        """The picture in memory that both processes see: float32 pixels, then a byte of each pixel's validity."""
+        size = image.pixels.nbytes + (0 if image.valid is None else image.valid.nbytes)
+        fd = self._room_for(size)
+        if self._picture is None:
+            raise AssertionError("unreachable")
+        view = np.frombuffer(self._picture, np.uint8)
+        view[: image.pixels.nbytes].view(np.float32)[:] = image.pixels.ravel()
+        if image.valid is not None:
+            view[image.pixels.nbytes : size] = image.valid.ravel()
+        del view
+        if size > KEPT_BYTES:
+            self._picture = None
+        window, table = _value_of_interest(image)
+        body = {
+            "rows": image.pixels.shape[0],
+            "columns": image.pixels.shape[1],
+            "masked": image.valid is not None,
+            "window": window,
+            "table": table,
+            "inverted": image.inverted,
+            "spacing_mm": image.spacing_mm,
+        }
+        return Message(body, image.voi.values.tobytes() if isinstance(image.voi, LookupTable) else b"", fd)
+
+    def _room_for(self, size: int) -> int:
+        """The descriptor of new memory that is to be sent along; -1 where that of the last picture has room."""
+        if self._picture is not None and len(self._picture) >= size:
+            return -1
+        self._picture = None
+        fd = os.memfd_create("picture", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        os.ftruncate(fd, size)
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK)
+        self._picture = mmap.mmap(fd, size)
+        return fd
+
+
+def _value_of_interest(image: GreyImage) -> tuple[list[Any] | None, list[Any] | None]:
+    if isinstance(image.voi, LinearWindow):
+        return [image.voi.center, image.voi.width, image.voi.function], None
+    if isinstance(image.voi, LookupTable):
+        return None, [image.voi.first_mapped, image.voi.bits]
+    return None, None
+
+
+def _answered(task: _Task, asked: dict[str, Any], file: BinaryIO) -> Message:
+    try:
+        return task(asked, file)
+    except (PixelError, HeaderError) as error:
+        return _refusal(type(error), str(error), last=isinstance(error.__cause__, MemoryError))
+    except (MemoryError, OSError) as error:
+        if isinstance(error, OSError) and error.errno != errno.ENOMEM:
+            return Message({"failed": error.errno or errno.EIO})
+        return _refusal(TooLarge, "too large: not enough memory to read it", last=True)
+    except Exception:  # noqa: BLE001 - whatever a hostile file makes a library raise; its text may be the file's
+        return _refusal(UndecodablePixels, "the image cannot be read")
+
+
+def _refusal(kind: type[Exception], reason: str, *, last: bool = False) -> Message:
+    """last: memory ran out, and may be in pieces, or a library's state half made; this process answers no more."""
+    return Message({"refused": kind.__name__, "reason": reason, "last": last})
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
