@@ -143,10 +143,11 @@ def _auroc(true: Counts, false: Counts) -> Column:
 
 
 def _average_precision(true: Counts, false: Counts) -> Column:
-    """Area under the precision-recall curve as a step function; tied scores enter together."""
+    """Area under the precision-recall curve as a step function; tied scores enter together. NaN with one class only."""
     said = true + false
     precision = np.divide(true, said, out=np.zeros_like(true), where=said > 0)
-    return _ratio(np.einsum("ij,ij->i", precision, np.diff(true, axis=1, prepend=0.0)), true[:, -1])
+    area = _ratio(np.einsum("ij,ij->i", precision, np.diff(true, axis=1, prepend=0.0)), true[:, -1])
+    return np.where(false[:, -1] > 0, area, np.nan)
 
 
 def _sensitivity_at(true: Counts, false: Counts, specificity: float) -> Column:

@@ -207,8 +207,9 @@ def _maps(found: Mapping[str, Any]) -> str:
         test = found["weight_randomisation"]
         first, last, noise = test["layers"][0], test["layers"][-1], test["random_map"]
         lines.append(
-            f"- likeness to the trained network's map once weights are drawn anew from the logits down, {test['images']} "
-            f"images, {len(test['layers'])} layers: rank correlation {first['correlation']:.3f} after the first layer, "
+            f"- likeness to the trained network's map once weights are drawn anew from the logits down, "
+            f"{test['images']} images, {len(test['layers'])} layers: rank correlation "
+            f"{first['correlation']:.3f} after the first layer, "
             f"{last['correlation']:.3f} after the last; SSIM {first['ssim']:.3f} and {last['ssim']:.3f} "
             f"(random maps {noise['ssim']:.3f})"
         )

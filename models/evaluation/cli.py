@@ -30,14 +30,18 @@ from models.registry import Bundle
 from models.runner import load_runner
 
 EXIT_FAILED = 1
+FIGURES = ("auroc", "auprc", "sensitivity", "specificity", "brier", "ece")
+FIGURES_OF_NARROW = ("auroc", "sensitivity", "specificity")
+WIDE = 190
+"""Columns that all of FIGURES take with their intervals; what is written into a file has them."""
 MOST_NAMED = 20
 """Files that could not be judged, and notes, named one by one."""
 
 app = typer.Typer(help="Measure a model on labelled images.")
 
 # What these print are names of others' files, labels and hospitals: no markup and no :name: is read from them.
-_out = Console(highlight=False, emoji=False)
-_err = Console(stderr=True, highlight=False, emoji=False)
+_out = Console(highlight=False, markup=False, emoji=False)
+_err = Console(stderr=True, highlight=False, markup=False, emoji=False)
 
 
 @app.command("evaluate")
@@ -161,7 +165,8 @@ def _find(name: str) -> Bundle:
 
 def _print(document: dict[str, Any]) -> None:
     _say(f"{document['model']} {document['version']}: {document['images']} images of {document['patients']} patients")
-    names = ("auroc", "auprc", "sensitivity", "specificity", "brier", "ece")
+    tables = _tables()
+    names = FIGURES if tables.width >= WIDE else FIGURES_OF_NARROW
     for label in document["labels"]:
         table = Table("source", "images", "positive", *names, title=_plain(label))
         rows = {**document["sources"], "all images together": document["all_images"]}
@@ -171,7 +176,7 @@ def _print(document: dict[str, Any]) -> None:
             table.add_row(_plain(source), *counts, *(_shown(one[name]) for name in names))
         mean = document["mean_of_sources"]["labels"][label]
         table.add_row("mean of sources", "", "", *(_shown(mean[name]) for name in names))
-        _out.print(table)
+        tables.print(table)
     if document["exclusive"]:
         _print_classes(document)
     for one in document["not_computed"]:
@@ -194,7 +199,7 @@ def _print_classes(document: dict[str, Any]) -> None:
     rows = {**document["sources"], "all images together": document["all_images"]}
     for source, whole in {**rows, "mean of sources": document["mean_of_sources"]}.items():
         table.add_row(_plain(source), *(_shown(whole["classes"][name]) for name in names))
-    _out.print(table)
+    _tables().print(table)
 
 
 def _print_left_out(document: dict[str, Any]) -> None:
@@ -210,6 +215,11 @@ def _print_left_out(document: dict[str, Any]) -> None:
         _say(f"Note: {problem['where']}: {problem['what']}{count}")
     if len(document["problems"]) > MOST_NAMED:
         _say(f"Note: {len(document['problems']) - MOST_NAMED} more; --json lists all.")
+
+
+def _tables() -> Console:
+    """Into a file or another program all columns are written, however wide a terminal is."""
+    return _out if _out.is_terminal else Console(highlight=False, markup=False, emoji=False, width=WIDE)
 
 
 def _say(line: str) -> None:

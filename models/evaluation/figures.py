@@ -88,7 +88,7 @@ def _not_computed(sources: Mapping[str, Any]) -> list[dict[str, str]]:
             elif not positive:
                 why = f"{negative} negative images and no positive one: no sensitivity, AUROC, AUPRC or F1"
             elif not negative:
-                why = f"{positive} positive images and no negative one: no specificity and no AUROC"
+                why = f"{positive} positive images and no negative one: no specificity, AUROC or AUPRC"
             else:
                 continue
             found.append({"source": source, "label": label, "why": why})

@@ -42,8 +42,8 @@ def auroc(labels: Numbers, scores: Numbers) -> float:
 
 
 def average_precision(labels: Numbers, scores: Numbers) -> float:
-    """Area under the precision-recall curve as a step function; tied scores enter together."""
-    if not (labels > 0.5).any():
+    """Area under the precision-recall curve as a step function; tied scores enter together. NaN with one class only."""
+    if (labels > 0.5).all() or not (labels > 0.5).any():
         return float("nan")
     order = np.argsort(-scores, kind="mergesort")
     hits = np.cumsum(labels[order] > 0.5)

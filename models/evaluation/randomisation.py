@@ -32,9 +32,9 @@ def weight_randomisation(bundle: Bundle, data: Judged, images: Images, *, most: 
     """Cascading: layer by layer from the logits down, each takes fresh weights of its own initial distribution and
     keeps them while the next ones follow; after each, the maps are compared with those of the trained network.
 
-    A layer is a convolution or dense layer with its normalisation. correlation: Spearman's of the maps' cells; good maps
-    fall to about 0. ssim: of the maps drawn on DRAWN, each scaled to its maximum; random maps on the same grid have what
-    ``random_map`` says. flat: share of maps without any positive cell, which are like nothing (0) by rank.
+    A layer is a convolution or dense layer with its normalisation. correlation: Spearman's of the maps' cells; good
+    maps fall to about 0. ssim: of the maps drawn on DRAWN, each scaled to its maximum; random maps on the same grid
+    have what ``random_map`` says. flat: share of maps without any positive cell, which are like nothing (0) by rank.
     Raises RuntimeUnavailable where TensorFlow is not installed.
     """
     pairs = shown_maps(data, most, seed)

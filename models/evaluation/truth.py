@@ -24,7 +24,7 @@ NEGATIVE_NAMES = ("normal", "no finding", "negative", "none")
 
 _NONE = "\0none"
 _NOT = "\0not "
-_NEGATED = re.compile(r"(?:no|non|not|without)_?(?P<name>.+)", re.ASCII)
+_NEGATIONS = ("no_", "no", "non_", "non", "not_", "without_")
 _NOT_ONE_CLASS = "(no class, or several, of this model)"
 _NOTHING_KNOWN = "(nothing known of this model's labels)"
 
@@ -99,10 +99,14 @@ def _names(manifest: Manifest, found: SampleSet, negative: Iterable[str], rename
             key_of[name] = key
         elif slug(name) in nothing:
             key_of[name] = normal or _NONE
-        elif (match := _NEGATED.fullmatch(slug(name))) and (key := known.get(match["name"])):
+        elif key := next((known[rest] for rest in _without_negation(slug(name)) if rest in known), ""):
             # Of two classes, what is not the one is the other.
             key_of[name] = next(iter(keys - {key})) if manifest.exclusive and len(keys) == 2 else _NOT + key
     return key_of
+
+
+def _without_negation(name: str) -> list[str]:
+    return [name.removeprefix(negation) for negation in _NEGATIONS if name.startswith(negation)]
 
 
 Row = tuple[list[float], str]

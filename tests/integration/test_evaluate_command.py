@@ -72,6 +72,35 @@ def test_what_is_judged_and_what_is_not(root: Path) -> None:
     assert set(found["source_test"]["from_border"]) == {"all images", "negative images"}
 
 
+def test_what_one_class_cannot_give_is_said_and_the_rest_given(root: Path) -> None:
+    rows = [line for line in (root / "labels.csv").read_text().splitlines() if ",Pneumonia," in line]
+    (root / "ill.csv").write_text("\n".join([HEADER, *rows]) + "\n")
+    found = document_of(evaluated(root, "--json", labels="ill.csv"))
+    label = found["all_images"]["labels"]["pneumonia"]
+    assert (label["auroc"]["value"], label["specificity"]["value"]) == (None, None)
+    assert label["sensitivity"]["value"] is not None
+    assert "no negative one: no specificity" in found["not_computed"][0]["why"]
+    assert "Not computed: a, pneumonia" in evaluated(root, labels="ill.csv").stdout
+
+
+def test_what_a_file_calls_its_labels_is_printed_as_it_stands(root: Path) -> None:
+    rows = (root / "labels.csv").read_text().replace(",covid,", ",[red]x :smile:\x1b,").replace(",a,", ",[b]a,")
+    (root / "odd.csv").write_text(rows)
+    done = evaluated(root, labels="odd.csv")
+    assert done.exit_code == 0, done.output
+    assert "labelled [red]x :smile:?," in done.stdout
+    assert "[b]a" in done.stdout
+    assert "all images together" in done.stdout
+
+
+def test_rows_that_say_nothing_are_counted_however_many(root: Path) -> None:
+    lines = (root / "labels.csv").read_text().splitlines()
+    emptied = [line.replace(",Pneumonia,", ",nan,") if "_0.png" in line else line for line in lines]
+    (root / "some.csv").write_text("\n".join([*emptied, lines[1]]) + "\n")
+    found = document_of(evaluated(root, "--json", labels="some.csv"))
+    assert found["left_out"] == {"rows": 3, "unreadable": 2, "refused_by_gate": 0}
+
+
 def test_predictive_values_are_those_of_the_prevalences_asked_for(root: Path) -> None:
     found = document_of(evaluated(root, "--json", "--prevalence", "0.01"))
     names = {name for name in found["sources"]["a"] if "prevalence" in name}

@@ -152,6 +152,46 @@ def test_missing_images_are_counted_up_to_the_limit(tmp_path: Path) -> None:
         labels_csv(tmp_path, TWO, images=tmp_path / "nowhere")
 
 
+@pytest.mark.parametrize(
+    ("written", "lies"),
+    [
+        ("KERMANY/A.PNG", "kermany/a.png"),
+        ("./data/kermany/a.png", "kermany/a.png"),
+        ("data\\kermany\\A.png", "kermany/a.png"),
+        ("a.png", "kermany/a.png"),
+    ],
+)
+def test_images_are_found_under_the_names_of_another_machine(tmp_path: Path, written: str, lies: str) -> None:
+    (tmp_path / "kermany").mkdir()
+    (tmp_path / lies).write_text("")
+    found = labels_csv(tmp_path, f"{written},s,1,sick\n", images=tmp_path)
+    assert [sample.file for sample in found.samples] == [lies]
+    assert any("another path" in problem.what for problem in found.problems)
+
+
+def test_an_image_that_could_be_either_of_two_is_missing(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.png").write_text("")
+    with pytest.raises(DatasetError, match="is missing"):
+        labels_csv(tmp_path, "a.png,s,1,sick\n", images=tmp_path)
+
+
+def test_one_class_is_read_and_said_to_be_one(tmp_path: Path) -> None:
+    found = labels_csv(tmp_path, "a.png,s,1,sick\nb.png,s,2,sick\n")
+    assert [problem.what for problem in found.problems] == ["every sample is 'sick'"]
+
+
+def test_parts_have_other_names_elsewhere(tmp_path: Path) -> None:
+    rows = "".join(f"{i}.png,s,{i},{'sick' if i % 2 else 'well'},{part}\n" for i, part in enumerate(PARTS_AS_WRITTEN))
+    found = labels_csv(tmp_path, rows, "file,source,patient,label,split\n", max_bad_fraction=1)
+    assert [sample.split for sample in found.samples] == ["train", "validation", "validation", "test", "", ""]
+    assert [problem.left_out for problem in found.problems] == [True]
+
+
+PARTS_AS_WRITTEN = ("Train", "val", "dev", "testing", "", "nan", "somewhere")
+
+
 THREE = TWO + "c.png,s,3,worse\n"
 
 

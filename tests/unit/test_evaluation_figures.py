@@ -169,6 +169,28 @@ def test_sources_are_apart_and_their_mean_weighs_them_the_same() -> None:
     assert source["labels"]["l0"]["positive_images"] == int(truth[::3, 0].sum())
 
 
+def test_a_source_of_one_class_lacks_figures_and_spoils_no_mean() -> None:
+    random = np.random.default_rng(3)
+    truth = (random.random(240) < 0.5).astype(float)
+    data = data_of(
+        truth[:, np.newaxis], np.clip(0.4 * truth + 0.6 * random.random(240), 0, 1)[:, np.newaxis], sources=3
+    )
+    ill = data.take((data.sources != "s2") | (data.truth[:, 0] == 1))
+    found = figures_by_source(ill, Rules(resamples=50))
+    areas = [found["sources"][source]["labels"]["l0"]["auroc"]["value"] for source in ("s0", "s1", "s2")]
+    assert areas[2] is None
+    assert found["sources"]["s2"]["labels"]["l0"]["sensitivity"]["value"] is not None
+    mean = found["mean_of_sources"]["labels"]["l0"]["auroc"]
+    assert mean["value"] == pytest.approx(np.mean(areas[:2]), abs=1e-4)
+    assert mean["low"] < mean["value"] < mean["high"]
+    assert [(one["source"], one["label"]) for one in found["not_computed"]] == [("s2", "l0")]
+    whole = found["all_images"]["labels"]["l0"]
+    assert whole["images"] == len(ill.truth)
+    assert whole["auroc"]["value"] == pytest.approx(
+        sk.roc_auc_score(ill.truth[:, 0], ill.probabilities[:, 0]), abs=1e-4
+    )
+
+
 def test_small_groups_are_named_without_a_number() -> None:
     random = np.random.default_rng(0)
     truth = (random.random((45, 1)) < 0.5).astype(float)

@@ -13,10 +13,10 @@ from models.datasets.samples import Sample, SampleSet
 from models.errors import DatasetError
 from models.evaluation.boxes import with_boxes
 from models.evaluation.explanations import agreement, blur, drawn_shape, mask_of, mean_with_interval
-from models.evaluation.similarity import rank_correlation, structural_similarity
 from models.evaluation.figures import Rules
 from models.evaluation.judging import Attention, age_band, border_of
 from models.evaluation.parts import choose_part, read_parts
+from models.evaluation.similarity import rank_correlation, structural_similarity
 from models.preprocess import grey_from_uint8
 
 

@@ -90,3 +90,16 @@ def test_only_the_wanted_label_is_judged(tmp_path: Path) -> None:
 def test_a_file_of_strange_labels_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="none of the images"):
         truth_of(manifest(tmp_path), classes("cat", "dog"))
+
+
+@pytest.mark.parametrize("name", ["no_pneumonia", "nonpneumonia", "NoPneumonia", "not pneumonia", "without-pneumonia"])
+def test_a_negated_label_says_so_of_that_label_alone(tmp_path: Path, name: str) -> None:
+    found = truth_of(manifest(tmp_path), classes("Pneumonia", name))
+    np.testing.assert_array_equal(found.values, [[1, np.nan], [0, np.nan]])
+    found = truth_of(manifest(tmp_path), sample_set([{"effusion": 1.0}, {name: 1.0, "effusion": 1.0}], exclusive=False))
+    np.testing.assert_array_equal(found.values, [[np.nan, 1], [0, 1]])
+
+
+def test_of_classes_the_normal_one_is_what_files_call_healthy(tmp_path: Path) -> None:
+    found = truth_of(manifest(tmp_path, exclusive=True), classes("No Finding", "pneumonia", "no pneumonia"))
+    np.testing.assert_array_equal(found.values, [[0, 1], [1, 0], [0, 1]])
