@@ -91,6 +91,7 @@ INSTANCE_TRANSITIONS = frozenset(
         (_I.FAILED, _I.ANALYSED),
         (_I.FAILED, _I.NOT_ANALYSED),
         (_I.NOT_ANALYSED, _I.FAILED),
+        (_I.QUARANTINED, _I.RECEIVED),  # a person vouches for it
     }
 )
 
@@ -107,6 +108,7 @@ JOB_TRANSITIONS = frozenset(
         (_J.RUNNING, _J.PARKED),
         (_J.RUNNING, _J.SUPERSEDED),  # later images were judged while it ran
         (_J.PARKED, _J.QUEUED),
+        (_J.PARKED, _J.NOT_ANALYSED),  # a person gives it up
     }
 )
 

@@ -113,11 +113,13 @@ MEANINGS: dict[Event, Meaning] = {
     "instances_received": Meaning(INSTANCES_TRANSFERRED, "C", Who.SENDER, What.STUDY),
     "instance_refused": Meaning(INSTANCES_TRANSFERRED, "C", Who.SENDER, What.PART),
     "patient_mismatch": _alert(RESTRICTED_FUNCTION, Who.SENDER),
+    "instance_released": _alert(RESTRICTED_FUNCTION, Who.PERSON, What.PART),
     "study_routed": _activity(What.STUDY),
     # The node read the images and made objects out of them.
     "job_finished": Meaning(INSTANCES_ACCESSED, "C", Who.NODE, What.PART),
     "job_parked": _activity(What.PART),
     "job_retried": _activity(What.PART, Who.PERSON),
+    "job_given_up": _activity(What.PART, Who.PERSON),
     "sending_begun": Meaning(BEGIN_TRANSFERRING, "E", Who.RECEIVER, What.PART),
     "result_sent": Meaning(INSTANCES_TRANSFERRED, "C", Who.RECEIVER, What.PART),
     "delivery_dead": Meaning(INSTANCES_TRANSFERRED, "C", Who.RECEIVER, What.PART),

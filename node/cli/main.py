@@ -71,6 +71,8 @@ SUMMARIES = {
     "jobs": "List the work: one model on one set of images.",
     "keys": "Keys by which programs use the web side.",
     "models": "Pack, install, activate and look at model bundles.",
+    "parked": "What failed for good and waits for a person.",
+    "quarantine": "What was set aside on arrival and waits for a person.",
     "retry": "Try parked jobs and dead letters again.",
     "routes": "Explain how a file would be routed.",
     "send": "Send DICOM files to a peer.",

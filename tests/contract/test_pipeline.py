@@ -6,6 +6,7 @@ import hashlib
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from db.states import Scope
 from db.tables import Job
 from node.header import facts, read_file
 from node.settings import Peer, Settings, Work
-from tests.support import records
+from tests.support import hostile, records
 from tests.support.shared import shared_dicom
 from workers.loaded import Loaded, LoadedModels
 from workers.pipeline import Worker, hand_back_unfinished, run_job
@@ -194,6 +195,61 @@ def test_one_unreadable_image_does_not_keep_the_others_from_being_read(
     assert "1 of 2 images were not analysed: lateral view" in job["reason"]
     assert [i["state"] for i in state(record, listing.instances)] == ["ANALYSED", "NOT_ANALYSED"]
     assert [d["kind"] for d in state(record, listing.deliveries)] == ["SR", "SC"]
+
+
+def poison(settings: Settings, folder: Path, like: Path) -> NewInstance:
+    """An image of the same study that ends every decoder which reads it."""
+    study = dcmread(like, stop_before_pixels=True)
+    file = hostile.deadly(
+        folder / "poison.dcm",
+        shared_dicom() / "ct_chest/P001/P001_054.dcm",
+        StudyInstanceUID=study.StudyInstanceUID,
+        SeriesInstanceUID=study.SeriesInstanceUID,
+    )
+    return store(settings, file)
+
+
+def test_a_poison_image_costs_itself_and_no_other(
+    worker: Worker, record: Record, settings: Settings, tmp_path: Path
+) -> None:
+    good = shared_dicom() / POSITIVE
+    run_job(worker, queue(record, poison(settings, tmp_path, good), store(settings, good)))
+    (job,) = state(record)
+    assert job["state"] == "DONE"
+    assert "1 of 2 images were not analysed: its decoder died 2 times: it was ended by SIGABRT" in job["reason"]
+    assert [i["state"] for i in state(record, listing.instances)] == ["NOT_ANALYSED", "ANALYSED"]
+    assert [d["kind"] for d in state(record, listing.deliveries)] == ["SR", "SC"]
+
+
+def test_where_poison_is_all_there_is_the_job_is_parked_until_a_person_retries_it(
+    worker: Worker, record: Record, settings: Settings, tmp_path: Path
+) -> None:
+    job_id = queue(record, poison(settings, tmp_path, shared_dicom() / POSITIVE))
+    for _ in range(2):
+        run_job(worker, job_id)
+        (job,) = state(record)
+        assert (job["state"], job["attempts"]) == ("PARKED", 1)
+        assert "its decoder died 2 times: it was ended by SIGABRT" in job["reason"]
+        assert "radnode parked" in job["reason"]
+        assert [i["state"] for i in state(record, listing.instances)] == ["FAILED"]
+        assert state(record, listing.deliveries) == []
+        with record.write() as session:
+            assert jobs.retry(session, job_id, actor="test")
+
+
+def test_a_file_damaged_on_the_disk_is_reported_by_what_the_record_knows_of_it(
+    worker: Worker, record: Record, settings: Settings
+) -> None:
+    image = store(settings, POSITIVE)
+    job_id = queue(record, image)
+    (settings.data_dir / image.path).write_bytes(b"nothing of it is left")
+    run_job(worker, job_id)
+    (job,) = state(record)
+    assert (job["state"], job["reason"]) == ("NOT_ANALYSED", "not a DICOM dataset")
+    (report,) = result_files(settings).values()
+    (evidence,) = dcmread(BytesIO(report)).CurrentRequestedProcedureEvidenceSequence
+    (series,) = evidence.ReferencedSeriesSequence
+    assert [one.ReferencedSOPInstanceUID for one in series.ReferencedSOPSequence] == [image.sop_instance_uid]
 
 
 def test_an_unknown_model_parks_the_job_and_names_what_there_is(

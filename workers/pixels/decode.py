@@ -216,9 +216,9 @@ def _decode_by(plugin: str, wrapped: bytes, image: ImageAttributes) -> NDArray[A
             stored, _ = get_decoder(image.transfer_syntax).as_array(
                 wrapped, index=0, raw=True, decoding_plugin=plugin, **options
             )
-    except MemoryError:
+    except (MemoryError, KeyboardInterrupt, SystemExit):
         raise
-    except Exception:  # noqa: BLE001 - native decoders raise anything; the caller raises the typed error
+    except BaseException:  # noqa: BLE001 - decoders raise anything, those in Rust what is no Exception; see the caller
         return None
     return stored if stored.shape == (image.rows, image.columns) else None
 
