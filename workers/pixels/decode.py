@@ -32,9 +32,9 @@ gdcm.Trace.DebugOff()
 _STREAM_SLACK_BYTES = 4 << 20
 """No lossless coder needs twice the plain size; tables and ICC profiles need some room in small images."""
 
-_LARGE_PIXELS, _LEAST_BYTES_PER_PIXEL = 16 << 20, 1 / 1000
-"""JPEG-LS and JPEG 2000 can say "all the same" in a few bytes for a whole image. Small images may; of a large one even
-lossy compression at 1 : 100 leaves twenty times as much as this."""
+_LARGE_PIXELS, _LEAST_BYTES_PER_PIXEL = 16 << 20, 1 / 20
+"""JPEG-LS and JPEG 2000 can say "all the same" in a few bytes for a whole image. Small images may; of a large one, a
+mammogram or a whole spine, compression at 1 : 40 would leave this much, and lossless compression six times as much."""
 
 
 class _Codec(NamedTuple):
@@ -168,10 +168,9 @@ def _check_length(stream_bytes: int, codec: _Codec, image: ImageAttributes) -> N
     plain_bytes = pixels * image.bits_allocated // 8
     if stream_bytes > 2 * plain_bytes + _STREAM_SLACK_BYTES:
         raise TooLarge(f"too large: {stream_bytes} compressed bytes for {plain_bytes} bytes of image")
-    if codec.most_pixels_per_byte is not None:
-        if pixels > stream_bytes * codec.most_pixels_per_byte:
-            raise TruncatedPixels(f"{codec.name} stream of {stream_bytes} bytes cannot hold {pixels} pixels")
-    elif pixels > _LARGE_PIXELS and stream_bytes < pixels * _LEAST_BYTES_PER_PIXEL:
+    if codec.most_pixels_per_byte is not None and pixels > stream_bytes * codec.most_pixels_per_byte:
+        raise TruncatedPixels(f"{codec.name} stream of {stream_bytes} bytes cannot hold {pixels} pixels")
+    if pixels > _LARGE_PIXELS and stream_bytes < pixels * _LEAST_BYTES_PER_PIXEL:
         raise TooLarge(f"too large: {pixels} pixels out of {stream_bytes} bytes of {codec.name}")
 
 
