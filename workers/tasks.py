@@ -26,7 +26,7 @@ from workers.app import DELIVER_TASK, INFER_TASK, make_app, settings_of_process
 from workers.deliver import Sender, hand_back_unsent, run_delivery
 from workers.loaded import LoadedModels
 from workers.pipeline import Worker, hand_back_unfinished, run_job
-from workers.sandbox import Decoders
+from workers.sandbox import DecoderUnavailable, Decoders
 
 log = structlog.get_logger(__name__)
 
@@ -61,7 +61,11 @@ def _start_child(**_: Any) -> None:
     _process["worker"] = Worker(settings, record, models, decoders, alive.sign_in(settings, "infer"))
     _process["sender"] = Sender(settings, record, alive.sign_in(settings, "deliver"))
     if os.environ.get(WARM_UP_VARIABLE):
-        decoders.warm_up()
+        try:
+            decoders.warm_up()
+        except DecoderUnavailable as error:
+            # Each job will ask for one again, and be handed back where there is none.
+            log.warning("decoders_not_started", reason=str(error))
         models.warm_up(dict.fromkeys(model for route in settings.routes for model in route.models))
 
 

@@ -203,7 +203,7 @@ greedy = _file(EXPLICIT, (b"\xe0\x7f\x01\x00OV\0\0" + struct.pack("<L", 60 << 20
 
 
 def deadly(path: Path, healthy: Path, **changes: Any) -> Path:
-    """A radiograph in JPEG lossless under another JFIF version than 1: GDCM 3.0 ends its process by abort(3) over it.
+    """A radiograph in JPEG lossless under another JFIF version than 1: GDCM ends its process by abort(3) over it.
 
     healthy: a file of one frame in JPEG lossless with a JFIF header, whose pixels it has.
     """

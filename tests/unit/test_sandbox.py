@@ -17,6 +17,7 @@ import psutil
 import pytest
 from pydicom import dcmread
 
+from db.errors import RetriableError
 from models.contracts import GreyImage
 from node.dataset_source import HeaderError
 from node.header import read_file
@@ -25,7 +26,7 @@ from tests.support.processes import eventually
 from tests.support.shared import shared_dicom
 from workers.pixels import Here, Limits, PixelError, SliceFiles, TooLarge
 from workers.pixels.errors import DecoderCrashed, DecodingTooSlow, NotTried
-from workers.sandbox import Decoders, JobFiles, Terms
+from workers.sandbox import Decoders, DecoderUnavailable, JobFiles, Terms
 
 DATA = shared_dicom()
 CR = DATA / "cxr_wrapped" / "wrap_00_normal.dcm"
@@ -206,7 +207,7 @@ _WORKER = """
 import sys, threading
 from pathlib import Path
 from workers.pixels import Limits
-from workers.sandbox import Decoders, JobFiles, Terms
+from workers.sandbox import DecoderUnavailable, Decoders, JobFiles, Terms
 decoders = Decoders(Terms(processes=2, seconds=4.0))
 JobFiles(decoders, Limits()).examine(Path(sys.argv[1]))
 print(*decoders.pids(), flush=True)
@@ -309,6 +310,22 @@ def test_mutants_of_real_streams_are_images_or_reasons(one: Decoders, tmp_path: 
         path.write_bytes(raw)
         found = image_or_error(JobFiles(one, Limits()), path)
         assert str(found) if isinstance(found, PixelError) else np.isfinite(found.pixels).all()
+
+
+@pytest.mark.parametrize("program", ["/nonexistent", "/bin/false", "/bin/true"])
+def test_no_decoder_to_be_had_is_no_fault_of_the_image(monkeypatch: pytest.MonkeyPatch, program: str) -> None:
+    """The job is handed back: it may go better later."""
+    monkeypatch.setattr(sys, "executable", program)
+    decoders = Decoders(Terms(processes=1))
+    files = JobFiles(decoders, Limits())
+    for _ in range(2):
+        with pytest.raises(DecoderUnavailable) as refused:
+            files.grey(CR)
+        assert isinstance(refused.value, RetriableError)
+    assert not files.poisoned
+    monkeypatch.undo()
+    assert files.grey(CR).pixels.size, "it goes better"
+    decoders.close()
 
 
 def test_descriptors_do_not_pile_up(files: JobFiles) -> None:
