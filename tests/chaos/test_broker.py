@@ -13,7 +13,7 @@ from tests.support.figures import note_figure
 from tests.support.site import PACS, Site
 from workers.app import Publisher, make_app
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.soak]
 
 
 def flush(site: Site) -> None:

@@ -22,7 +22,7 @@ from tests.support.orthanc import Orthanc, orthanc
 from tests.support.proxy import PASS, Fault, Proxy, proxy
 from tests.support.shared import shared_dicom
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.soak]
 
 SETTINGS = """
 [delivery]

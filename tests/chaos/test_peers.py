@@ -11,7 +11,7 @@ from tests.support.figures import note_figure
 from tests.support.proxy import PASS, Fault
 from tests.support.site import PACS, PICKY, Site
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.soak]
 
 UNCONFIRMED = frozenset({"UNCONFIRMED"})
 """The picky archive answers no C-FIND: without its commitment report nothing proves what it holds."""

@@ -25,7 +25,7 @@ from tests.support.listening import chest_file
 from tests.support.proxy import PASS, Fault, proxy
 from tests.support.receivers import RECEIVERS, RadnodeReceiver, Receiver, dataset_digest
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(3600)]
+pytestmark = [pytest.mark.e2e, pytest.mark.soak, pytest.mark.timeout(3600)]
 
 SENDERS = 4
 ECHO_WITHIN_S = 2.0
