@@ -7,13 +7,14 @@ from datetime import timedelta
 
 import pytest
 from alembic import command
-from sqlalchemy import text
+from sqlalchemy import select, text
 from sqlalchemy.exc import IntegrityError, ProgrammingError
 
 from db import audit, audit_chain, schema
 from db.audit import Wanted
 from db.audit_chain import Head, Verdict
 from db.session import Record
+from db.tables import Audit
 from db.types import utcnow
 from tests.support.postgres import PostgresServer
 from tests.support.records import race
@@ -288,3 +289,23 @@ def test_a_role_that_owns_nothing_can_do_all_that_is_needed_and_no_more(postgres
         connection.execute(text("DROP OWNED BY node_role"))
         connection.execute(text("DROP ROLE node_role"))
     record.close()
+
+
+def test_a_row_holds_what_was_noted_on_one_line_and_counts_its_images(record: Record) -> None:
+    images = [("1.2.3", "1.1"), ("1.2.4", "1.2"), ("1.2.3", "1.3")]
+    counted = audit.count_by_class(images)
+    with record.write() as session:
+        audit.note(session, "login", actor="an\nna", subject="4", sop_classes=counted)
+    with record.read() as session:
+        row = session.scalars(select(Audit)).one()
+        held = audit.entry(row)
+        assert held == audit.latest(session, Wanted())
+    assert held.actor == audit.clean("an\nna") == "an\N{REPLACEMENT CHARACTER}na"
+    assert held.detail["sop_classes"] == {
+        "1.2.3": {"count": 2, "uids": ["1.1", "1.3"]},
+        "1.2.4": {"count": 1, "uids": ["1.2"]},
+    }
+
+
+def test_many_images_are_counted_and_not_named() -> None:
+    assert audit.count_by_class(("1.2.3", f"1.{number}") for number in range(500)) == {"1.2.3": {"count": 500}}

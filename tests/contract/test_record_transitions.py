@@ -152,3 +152,13 @@ def test_a_row_is_inserted_once(record: Record) -> None:
     with record.write() as session:
         assert transitions.affected(session, update(Circuit).values(failures=7)) == 1
         assert session.scalars(select(Circuit.failures)).all() == [7]
+
+
+def test_of_several_rows_only_new_ones_come_back(record: Record) -> None:
+    def row(destination: str) -> dict[str, object]:
+        return {"destination": destination, "state": "CLOSED", "failures": 0, "changed_at": NOON}
+
+    with record.write() as session:
+        assert transitions.insert_ignore(session, Circuit, **row("old"))
+        insert = transitions.insert_or_ignore(session.connection(), Circuit).returning(Circuit.destination)
+        assert session.scalars(insert, [row("old"), row("new")]).all() == ["new"]
