@@ -10,7 +10,7 @@ from tests.support.dcmtk import echoscu, storescu
 from tests.support.figures import note_figure
 from tests.support.site import PACS, Site
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.soak]
 
 
 def test_restarted_in_the_middle(site: Site) -> None:

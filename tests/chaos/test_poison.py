@@ -16,7 +16,7 @@ from tests.support.figures import note_figure
 from tests.support.shared import shared_dicom
 from tests.support.site import PACS, Site
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.soak]
 
 # Sent by itself, a study of this site is delivered within a second or two.
 HELD_UP_S = 20.0

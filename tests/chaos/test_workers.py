@@ -14,7 +14,7 @@ from tests.support.figures import note_figure
 from tests.support.proxy import Fault
 from tests.support.site import PACS, Site
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.soak]
 
 TAKEN_UP_WITHIN_S = 10.0
 """The promise; a lease alone would take 30 s."""
