@@ -26,7 +26,7 @@ from workers.app import DELIVER_TASK, INFER_TASK, make_app, settings_of_process
 from workers.deliver import Sender, hand_back_unsent, run_delivery
 from workers.loaded import LoadedModels
 from workers.pipeline import Worker, hand_back_unfinished, run_job
-from workers.sandbox import DecoderUnavailable, Decoders
+from workers.sandbox import Decoders, DecoderUnavailable
 
 log = structlog.get_logger(__name__)
 
@@ -67,6 +67,13 @@ def _start_child(**_: Any) -> None:
             # Each job will ask for one again, and be handed back where there is none.
             log.warning("decoders_not_started", reason=str(error))
         models.warm_up(dict.fromkeys(model for route in settings.routes for model in route.models))
+
+
+@signals.worker_process_shutdown.connect  # type: ignore[untyped-decorator]
+def _end_child(**_: Any) -> None:
+    # They would end by themselves, as orphans, which not everything that runs as process 1 looks after.
+    if "worker" in _process:
+        _process["worker"].decoders.close()
 
 
 @app.task(name=INFER_TASK)  # type: ignore[untyped-decorator]
