@@ -23,7 +23,7 @@ from tests.support.records import queued_job
 from tests.support.redis_server import redis_server
 from tests.support.site import PACS, Site
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.soak]
 
 IDLE_WITHIN_S = 6.0
 """Measured: 2.3 to 2.7 s; the rest is for a machine that does other things too."""
