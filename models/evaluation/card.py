@@ -30,6 +30,7 @@ def model_card(
         _listed("Limits", document["limits"]),
         "## Model\n\n" + _model(document),
         "## Training\n\n" + (_record(document["training"]) or "Nothing is recorded."),
+        _calibration(document.get("evaluation", {})),
         "## Operating points\n\nChosen before testing and frozen in the bundle.\n\n" + _points(document),
         *(() if evaluation is None else _measured(evaluation)),
         *(f"## {text(title)}\n\n{body}" for title, body in notes),
@@ -78,15 +79,70 @@ def _model(document: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+PARTS = ("train", "validation", "test")
+
+
 def _record(record: Mapping[str, Any]) -> str:
-    """Whatever a trainer recorded: simple values as they are, nested ones as JSON."""
-    lines = []
+    """Whatever a trainer recorded: the split as a table, simple values as they are, nested ones as JSON."""
+    lines, split = [], record.get("split")
+    tabled = isinstance(split, Mapping) and all(_counted(split.get(part)) for part in PARTS)
     for key, value in record.items():
+        if tabled and key == "split":
+            continue
         shown = (
             text(value) if isinstance(value, str | int | float | bool) else f"`{json.dumps(value).replace('`', '')}`"
         )
         lines.append(f"- {text(key.replace('_', ' '))}: {shown}")
-    return "\n".join(lines)
+    said = "\n".join(lines)
+    return said if not tabled or split is None else f"{said}\n\n{_split(split)}"
+
+
+def _counted(part: object) -> bool:
+    """Whether it says by source how many images, patients and positive ones there are."""
+    return isinstance(part, Mapping) and all(
+        isinstance(one, Mapping) and {"images", "patients", "positive"} <= set(one) for one in part.values()
+    )
+
+
+def _split(split: Mapping[str, Any]) -> str:
+    rows = [
+        [
+            part,
+            text(source),
+            str(one["images"]),
+            str(one["patients"]),
+            ", ".join(f"{text(label)} {count}" for label, count in one["positive"].items()),
+        ]
+        for part in PARTS
+        for source, one in split[part].items()
+    ]
+    told = table(("part", "source", "images", "patients", "positive"), rows)
+    return f"Split by patient; SHA-256 of who is where `{split['sha256']}`.\n\n{told}"
+
+
+def _calibration(evaluation: Mapping[str, Any]) -> str:
+    found = evaluation.get("calibration")
+    if not isinstance(found, Mapping):
+        return ""
+    rows = []
+    for label, one in found.items():
+        loss, error = one["cross_validated_log_loss"], one["cross_validated_ece"]
+        method = one["method"]
+        rows.append(
+            [
+                text(label),
+                "left as they are" if method == "none" else method,
+                f"{one['images']} of {one['patients']}",
+                f"{loss['none']:.3f}, {loss[method]:.3f}",
+                f"{error['none']:.3f}, {error[method]:.3f}",
+            ]
+        )
+    columns = ("label", "scores are", "images of patients", "log loss without, with", "calibration error without, with")
+    about = (
+        "Chosen by cross-validation within the validation part, folds without a common patient; scores that no method "
+        "improved there are left alone."
+    )
+    return f"## Calibration\n\n{about}\n\n{table(columns, rows)}"
 
 
 def _points(document: Mapping[str, Any]) -> str:

@@ -13,12 +13,16 @@ from numpy.typing import NDArray
 from models.contracts import FloatArray
 from models.manifest import MANIFEST, Manifest, digest_of
 
+EVALUATION, REPORT = "evaluation.json", "report.html"
+
 ROLES = {
     "weights.npz": "weights",
     "golden.npz": "golden",
     "ood.npz": "ood",
     "MODEL_CARD.md": "card",
     "NOTICE": "notice",
+    EVALUATION: "report",
+    REPORT: "report",
 }
 
 

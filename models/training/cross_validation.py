@@ -116,7 +116,7 @@ def _judged(
 ) -> _HeldOut:
     labels = plan.bundle.keys
     logits, _ = network.predict(validation.read, len(validation))
-    calibration = calibrate(logits, validation, labels, exclusive=exclusive)
+    calibration = calibrate(logits, validation, labels, exclusive=exclusive).calibration
     known = chances(logits, calibration, labels, exclusive=exclusive)
     logits, _ = network.predict(test.read, len(test))
     scores = chances(logits, calibration, labels, exclusive=exclusive)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import numpy as np
 import structlog
 import tensorflow as tf
 
-from models import backbones, datasets
+from models import backbones
 from models.datasets import planes as plane_cache
 from models.datasets.images import split_steps
 from models.datasets.pixels import Images
@@ -22,11 +22,12 @@ from models.datasets.splits import SplitSets
 from models.datasets.splits import split as split_patients
 from models.datasets.targets import matrix
 from models.errors import DatasetError, RuntimeUnavailable
-from models.training.complete import Parts, complete
+from models.training.complete import BUNDLES, Parts, TrainedPlan, Unseen, complete
+from models.training.data import read_data
 from models.training.feed import Examples
 from models.training.loop import set_mean_weights
 from models.training.network import Trained, batches_of, build
-from models.training.plan import AS_WRITTEN, Changes, Folders, Plan, StartWeights, loader_options, read_plan
+from models.training.plan import AS_WRITTEN, Changes, Folders, Plan, StartWeights, read_plan
 from models.training.refit import refit
 from models.training.run_folder import RunFolder, environment, identity_of, split_record
 from models.training.step import strategy_for
@@ -34,14 +35,15 @@ from models.training.trainer import Epoch, Trainer, Watch
 
 log = structlog.get_logger(__name__)
 WEIGHTS = "weights.npz"
-BUNDLES = "bundles"
 
 
 @dataclass(frozen=True)
 class Progress:
-    """For people who wait. images: (done, all). step: (phase, done, all, loss). epoch: at the end of each."""
+    """For people who wait. images, judged: (done, all), of reading and of measuring. step: (phase, done, all, loss).
+    epoch: at the end of each."""
 
     images: Callable[[int, int], None] = lambda *_: None
+    judged: Callable[[int, int], None] = lambda *_: None
     step: Callable[[str, int, int, float], None] = lambda *_: None
     epoch: Callable[[Epoch], None] = lambda _: None
 
@@ -55,16 +57,6 @@ class _Read:
     split: SplitSets
     parts: Parts
     problems: tuple[Problem, ...]
-
-
-@dataclass(frozen=True)
-class TrainedPlan:
-    """network: with the weights that are kept. record: what a manifest tells of the training."""
-
-    network: Trained
-    parts: Parts
-    record: dict[str, Any]
-    exclusive: bool
 
 
 def run_plan(
@@ -88,10 +80,8 @@ def run_plan(
     plan, _ = read_plan(config, changes)
     done = train_plan(config, out, folders, changes=changes, cache=cache, progress=progress)
     backbones.save_weights(done.network.model, out / WEIGHTS, "float32")
-    target = out / BUNDLES / plan.bundle.id
-    manifest = complete(plan, done.network, done.parts, done.record, target, exclusive=done.exclusive)
-    RunFolder(out).write_json("evaluation.json", manifest.evaluation)
-    return target
+    complete(plan, done, out)
+    return out / BUNDLES / plan.bundle.id
 
 
 def train_plan(
@@ -127,7 +117,14 @@ def train_plan(
     if len(networks) > 1:
         set_mean_weights(network.model, [one.model for one in networks])
         refit(network, read.parts.training, plan)
-    return TrainedPlan(network, read.parts, _record(plan, read), read.found.exclusive)
+    unseen = _unseen(plan, folders, read, progress)
+    return TrainedPlan(network, read.parts, unseen, _record(plan, read), read.found.exclusive)
+
+
+def _unseen(plan: Plan, folders: Folders, read: _Read, progress: Progress) -> Unseen:
+    part, samples = ("test", read.split.test) if read.split.test else ("validation", read.split.validation)
+    found = replace(read.found, name=f"{read.found.name}, {part} part", samples=tuple(samples), problems=())
+    return Unseen(part, found, Images(folders.data / plan.data.images), progress.judged)
 
 
 def _trained(plan: Plan, folders: Folders, read: _Read, folder: RunFolder, progress: Progress) -> Trained:
@@ -173,10 +170,7 @@ def _network(plan: Plan, folders: Folders, strategy: tf.distribute.Strategy) -> 
 
 
 def _read(plan: Plan, folders: Folders, cache: Path, progress: Progress, divide: Divide | None) -> _Read:
-    found = datasets.read(plan.data.kind, loader_options(plan, folders.data))
-    if found.exclusive and len(found.labels) < 2:
-        raise DatasetError(f"{found.name} is a set of classes, of which the bundle has one; set exclusive to false")
-    _check_kind(found, plan)
+    found = read_data(plan, folders)
     if divide is None:
         split = split_patients(found.samples, plan.split.fractions, plan.split.salt, plan.split.official)
     else:
@@ -197,12 +191,6 @@ def _read(plan: Plan, folders: Folders, cache: Path, progress: Progress, divide:
     _both_kinds(validation, plan)
     parts = Parts(training, validation, test)
     return _Read(found, split, parts, (*found.problems, *split.problems, *planes.problems))
-
-
-def _check_kind(found: SampleSet, plan: Plan) -> None:
-    series = sum(len(sample.every_file) > 1 for sample in found.samples)
-    if series and not plan.input.slices:
-        raise DatasetError(f"{series} samples are series; say how many slices are read (input.slices)")
 
 
 def _examples(plan: Plan, planes: Planes, wanted: Sequence[Sample]) -> Examples | None:
@@ -243,7 +231,11 @@ def _record(plan: Plan, read: _Read) -> dict[str, Any]:
     return {
         "made_by": "radnode train",
         "start": {"none": "random weights", "imagenet": "ImageNet weights of Keras"}.get(start, f"weights {start}"),
-        "data": {"name": read.found.name, "kind": plan.data.kind, "uncertain": plan.data.uncertain},
+        "data": {
+            "name": read.found.name,
+            "kind": ", ".join(dict.fromkeys(one.kind for one in plan.data.every_set)),
+            "uncertain": plan.data.uncertain,
+        },
         "split": {"salt": plan.split.salt, **split_record(read.split)},
         "plan": plan.model_dump(mode="json", include={"input", "network", "training", "augment"}),
         "environment": environment(),

@@ -1,35 +1,22 @@
-"""From logits on validation to calibration, operating points and figures; nothing here is chosen on the test part."""
+"""From logits on validation to calibration and operating points; nothing here is chosen on the test part."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from models.calibration import probabilities
 from models.contracts import FloatArray
 from models.errors import DatasetError
-from models.evaluation.metrics import (
-    Interval,
-    Numbers,
-    auroc,
-    average_precision,
-    bootstrap,
-    brier,
-    calibration_error,
-    confusion,
-)
+from models.evaluation.figures import as_json
+from models.evaluation.metrics import Metric, Numbers, bootstrap, confusion
 from models.manifest import Calibration
-from models.training.calibrate import fit_platt
 from models.training.feed import Examples
 from models.training.plan import Operating
-
-_GOLDEN_RATIO = (math.sqrt(5) - 1) / 2
-_COOLEST, _HOTTEST = 0.05, 20.0
+from models.training.recalibrate import recalibrate, recalibrate_classes
 
 
 @dataclass(frozen=True)
@@ -40,49 +27,37 @@ class Point:
     grey: float | None
 
 
-def fit_temperature(logits: Numbers, classes: NDArray[np.int64]) -> float:
-    """The divisor of all logits with the least log loss (Guo et al., ICML 2017), by golden section on its logarithm.
+@dataclass(frozen=True)
+class Calibrated:
+    """calibration: what the bundle takes. record: by label (or "classes") how it was chosen, see `recalibrate`."""
 
-    logits: (n, classes); classes: int (n,).
-    """
-
-    def loss(log_temperature: float) -> float:
-        scaled = logits.astype(np.float64) / math.exp(log_temperature)
-        scaled = scaled - scaled.max(axis=1, keepdims=True)
-        chosen = scaled[np.arange(len(classes)), classes]
-        return float(np.mean(np.log(np.exp(scaled).sum(axis=1)) - chosen))
-
-    low, high = math.log(_COOLEST), math.log(_HOTTEST)
-    while high - low > 1e-6:
-        width = _GOLDEN_RATIO * (high - low)
-        left, right = high - width, low + width
-        if loss(left) < loss(right):
-            high = right
-        else:
-            low = left
-    return math.exp((low + high) / 2)
+    calibration: Calibration
+    record: Mapping[str, Any]
 
 
-def calibrate(logits: FloatArray, examples: Examples, labels: tuple[str, ...], *, exclusive: bool) -> Calibration:
-    """One temperature for classes, Platt's slope and intercept for each other label.
+def calibrate(logits: FloatArray, examples: Examples, labels: tuple[str, ...], *, exclusive: bool) -> Calibrated:
+    """One temperature for classes, slope and intercept for each other label, as far as cross-validation supports them.
 
     Probabilities are those of the part's own prevalence. Raises DatasetError where higher logits do not mean the label.
     """
     if exclusive:
-        return Calibration(
-            method="temperature", temperature=round(fit_temperature(logits, examples.values.argmax(axis=1)), 6)
-        )
-    found = {}
+        found = recalibrate_classes(logits, examples.values.argmax(axis=1), examples.patients)
+        calibration = Calibration(method="temperature", temperature=round(found.temperature, 6))
+        return Calibrated(calibration, {"classes": found.record})
+    values, record = {}, {}
     for column, label in enumerate(labels):
         known = examples.mask[:, column] > 0
+        # Uncertain labels may count as a share; a probability is held against what is more likely.
+        truth = (examples.values[known, column] > 0.5).astype(np.float64)
         try:
-            platt = fit_platt(logits[known, column], examples.values[known, column], np.ones(int(known.sum())))
+            one = recalibrate(logits[known, column], truth, examples.patients[known])
         except DatasetError as error:
             raise DatasetError(f"{label}: {error}; train it otherwise, or leave it out") from error
-        found[label] = platt.model_copy(
-            update={"slope": max(round(platt.slope, 6), 1e-6), "intercept": round(platt.intercept, 6)}
+        values[label] = one.values.model_copy(
+            update={"slope": max(round(one.values.slope, 6), 1e-6), "intercept": round(one.values.intercept, 6)}
         )
-    return Calibration(method="platt", labels=found)
+        record[label] = one.record
+    return Calibrated(Calibration(method="platt", labels=values), record)
 
 
 def chances(logits: FloatArray, calibration: Calibration, labels: tuple[str, ...], *, exclusive: bool) -> Numbers:
@@ -117,86 +92,16 @@ def choose_point(truth: Numbers, scores: Numbers, rule: Operating) -> Point:
     return Point(round(threshold, 6), None if grey is None else round(grey, 6))
 
 
-def figures(
-    examples: Examples,
-    scores: Numbers,
-    points: Mapping[str, Point],
-    *,
-    exclusive: bool,
-    resamples: int = 1000,
-) -> dict[str, Any]:
-    """Figures of every label with 95 % intervals by resampling patients; null where the part cannot give one.
-
-    points: in the order of the columns of ``scores`` (n, labels).
-
-    Over all sources together, and for each source where there are several: a figure over sources credits the model for
-    telling hospitals apart.
-    """
-    found = _part(examples, scores, points, np.ones(len(scores), bool), resamples=resamples, exclusive=exclusive)
-    sources = np.unique(examples.sources)
-    if len(sources) > 1:
-        found["sources"] = {
-            str(source): _part(
-                examples, scores, points, examples.sources == source, resamples=resamples, exclusive=exclusive
-            )
-            for source in sources
-        }
-    return found | {"resamples": resamples, "interval": "95 % percentile, bootstrap over patients"}
-
-
-def _part(
-    examples: Examples,
-    scores: Numbers,
-    points: Mapping[str, Point],
-    here: NDArray[np.bool_],
-    *,
-    resamples: int,
-    exclusive: bool,
-) -> dict[str, Any]:
-    found: dict[str, Any] = {"images": int(here.sum()), "patients": len(np.unique(examples.patients[here]))}
-    found["labels"] = {}
-    for column, label in enumerate(points):
-        known = here & (examples.mask[:, column] > 0)
-        truth, chance = examples.values[known, column], scores[known, column]
-        found["labels"][label] = {
-            "images": int(known.sum()),
-            "positive": int(truth.sum()),
-            **_figures_of(truth, chance, examples.patients[known], points[label].threshold, resamples),
-        }
-    areas = [one["auroc"]["value"] for one in found["labels"].values()]
-    finite = [area for area in areas if area is not None]
-    found["mean_auroc"] = round(float(np.mean(finite)), 4) if finite else None
-    if exclusive:
-        right = (scores[here].argmax(axis=1) == examples.values[here].argmax(axis=1)).astype(np.float64)
-        found["accuracy"] = _json(bootstrap(_mean, right, right, examples.patients[here], resamples=resamples))
-    return found
-
-
-def _figures_of(truth: Numbers, chance: Numbers, who: Numbers, threshold: float, resamples: int) -> dict[str, Any]:
-    if not len(truth):
-        return {"auroc": _json(Interval(math.nan, math.nan, math.nan))}
-    metrics = {
-        "auroc": auroc,
-        "auprc": average_precision,
-        "brier": brier,
-        "ece": calibration_error,
-        "sensitivity": lambda t, c: confusion(t, c, threshold).sensitivity,
-        "specificity": lambda t, c: confusion(t, c, threshold).specificity,
-        "accuracy": lambda t, c: confusion(t, c, threshold).accuracy,
+def rates(truth: Numbers, scores: Numbers, patients: Numbers, threshold: float) -> dict[str, Any]:
+    """Sensitivity and specificity at a threshold, with 95 % intervals over patients; all (n,)."""
+    metrics: dict[str, Metric] = {
+        "sensitivity": lambda t, s: confusion(t, s, threshold).sensitivity,
+        "specificity": lambda t, s: confusion(t, s, threshold).specificity,
     }
-    return {name: _json(bootstrap(metric, truth, chance, who, resamples=resamples)) for name, metric in metrics.items()}
+    return {name: as_json(bootstrap(metric, truth, scores, patients)) for name, metric in metrics.items()}
 
 
 def _below(rising: Numbers, thresholds: Numbers) -> Numbers:
     """The share of ``rising`` below each threshold."""
     places: Numbers = np.asarray(np.searchsorted(rising, thresholds, side="left"))
     return places / len(rising)
-
-
-def _mean(right: Numbers, _: Numbers) -> float:
-    return float(right.mean())
-
-
-def _json(figure: Interval) -> dict[str, float | None]:
-    values = {"value": figure.value, "low": figure.low, "high": figure.high}
-    return {key: round(value, 4) if math.isfinite(value) else None for key, value in values.items()}

@@ -27,29 +27,56 @@ from models.manifest import AdmissionRules, Change, Label, Part, SeriesRules
 from models.preprocess import Steps, parse_steps
 from models.training.recipe import Augment, Training
 
-__all__ = ["AS_WRITTEN", "Changes", "Folders", "Plan", "loader_options", "read_plan"]
+__all__ = ["AS_WRITTEN", "Changes", "DataSet", "Folders", "Plan", "loader_options", "read_plan"]
+
+
+class DataSet(Part):
+    """One of several sets of a plan. kind, options: as `models.datasets.read` takes them.
+
+    folder: below the images' folder, where this set's images lie. source: of all its images, where its own names of
+    sources are none, or those of another set too. labels: which of the bundle's it knows, all by default; of the others
+    its images tell nothing (or, of classes, that they are none).
+    """
+
+    kind: str
+    options: dict[str, Any] = Field(default_factory=dict)
+    folder: str = ""
+    source: str = ""
+    labels: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _known(self) -> DataSet:
+        if self.kind not in KINDS:
+            raise ValueError(f"kind {self.kind} is none of {', '.join(sorted(KINDS))}")
+        if "labels" in self.options or "images" in self.options:
+            raise ValueError("labels are those of [[bundle.labels]], in that order, and images has its own key")
+        return self
 
 
 class Data(Part):
-    """kind, options: as `models.datasets.read` takes them. images: the images' folder.
+    """kind, options: of the one set, as in DataSet; or ``sets``, several of them. images: the images' folder.
 
     uncertain, smooth: what an uncertain label counts as (`models.datasets.targets`).
     most_bad: the fraction of images that may be missing or damaged; they are counted and left out.
     """
 
-    kind: str
+    kind: str = ""
     options: dict[str, Any] = Field(default_factory=dict)
+    sets: tuple[DataSet, ...] = ()
     images: Path
     uncertain: Literal["ones", "zeros", "ignore", "smooth"] = "ignore"
     smooth: float = Field(default=0.7, ge=0, le=1)
     most_bad: float = Field(default=0.01, ge=0, le=1)
 
+    @property
+    def every_set(self) -> tuple[DataSet, ...]:
+        return self.sets or (DataSet(kind=self.kind, options=self.options),)
+
     @model_validator(mode="after")
-    def _known(self) -> Data:
-        if self.kind not in KINDS:
-            raise ValueError(f"kind {self.kind} is none of {', '.join(sorted(KINDS))}")
-        if "labels" in self.options or "images" in self.options:
-            raise ValueError("labels are those of [[bundle.labels]], in that order, and images has its own key")
+    def _one_way(self) -> Data:
+        if bool(self.sets) == bool(self.kind or self.options):
+            raise ValueError("give kind and options of one set, or [[data.sets]] with those of each")
+        _ = self.every_set
         return self
 
 
@@ -197,6 +224,8 @@ class Plan(Part):
             _ = self.steps
         except ManifestError as error:
             raise ValueError(str(error)) from error
+        if odd := sorted({label for one in self.data.sets for label in one.labels} - set(self.bundle.keys)):
+            raise ValueError(f"a set has {', '.join(odd)}, which the bundle does not")
         smallest = backbones.info(self.network.backbone).smallest_side
         if self.input.side < smallest:
             raise ValueError(f"{self.network.backbone} takes no less than {smallest} rows and columns")
@@ -271,14 +300,16 @@ def _without(raw: Mapping[str, Any], keys: Sequence[str]) -> dict[str, Any]:
     return {**raw, "bundle": bundle}
 
 
-def loader_options(plan: Plan, folder: Path) -> dict[str, Any]:
-    """Options for `models.datasets.read`: paths below ``folder``, labels and images from the plan."""
-    known = import_module(KINDS[plan.data.kind]).Options.model_fields
+def loader_options(plan: Plan, folder: Path, one: DataSet) -> dict[str, Any]:
+    """Options for `models.datasets.read` of one of the plan's sets: paths below ``folder``, labels and images from the
+    plan."""
+    known = import_module(KINDS[one.kind]).Options.model_fields
     options = {
         name: _below(folder, value) if name in known and _is_path(known[name].annotation) else value
-        for name, value in plan.data.options.items()
+        for name, value in one.options.items()
     }
-    return {**options, "labels": list(plan.bundle.keys), "images": folder / plan.data.images}
+    labels = one.labels or plan.bundle.keys
+    return {**options, "labels": list(labels), "images": folder / plan.data.images / one.folder}
 
 
 def _below(folder: Path, value: Any) -> Any:

@@ -52,8 +52,10 @@ def _versions(packages: Sequence[str]) -> dict[str, str]:
 
 def identity_of(plan: Plan, digest: str, start_sha256: str) -> str:
     """SHA-256 of all that decides a run's weights: plan, split, start weights, versions."""
+    # Without several sets a run is the one it was before there could be any.
+    unsaid = set() if plan.data.sets else {"sets"}
     deciding = {
-        "plan": plan.model_dump(mode="json", exclude={"bundle": True}),
+        "plan": plan.model_dump(mode="json", exclude={"bundle": True, "data": unsaid}),
         "labels": plan.bundle.keys,
         "split": digest,
         "start": start_sha256,

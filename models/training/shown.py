@@ -22,7 +22,7 @@ class ShownProgress:
             disable=not console.is_terminal,
         )  # fmt: skip
         self._tasks: dict[str, TaskID] = {}
-        self.progress = Progress(self._images, self._step, self._epoch)
+        self.progress = Progress(self._images, self._judged, self._step, self._epoch)
 
     def __enter__(self) -> ShownProgress:
         self._bars.start()
@@ -35,6 +35,9 @@ class ShownProgress:
 
     def _images(self, done: int, every: int) -> None:
         self._bars.update(self._task("images", every), completed=done)
+
+    def _judged(self, done: int, every: int) -> None:
+        self._bars.update(self._task("measuring", every), completed=done)
 
     def _step(self, phase: str, done: int, every: int, loss: float) -> None:
         self._bars.update(self._task(phase, every), completed=done, description=f"{phase}, loss {loss:.3f}")

@@ -143,7 +143,18 @@ def test_classes_become_a_bundle_that_serves(tmp_path: Path) -> None:
     assert any(finding.presence is Presence.PRESENT for finding in reading.findings)
     run = tmp_path / "run"
     evaluation = json.loads((run / "evaluation.json").read_text())
-    assert evaluation["test"]["accuracy"]["value"] is not None
+    assert evaluation["schema"] == "radnode.evaluation/1"
+    assert evaluation["bundle_digest"] == bundle.identity.bundle_digest
+    assert evaluation["all_images"]["classes"]["top1_accuracy"]["value"] is not None
+    assert evaluation["images"] == sum(one["images"] for one in bundle.manifest.training["split"]["test"].values())
+    assert [entry.path for entry in bundle.manifest.files if entry.role == "report"] == [
+        "evaluation.json",
+        "report.html",
+    ]
+    assert "data:image" not in (folder / "report.html").read_text()
+    assert "Calibration" in (run / "MODEL_CARD.md").read_text()
+    assert bundle.manifest.evaluation["calibration"]["classes"]["patients"] > 0
+    assert bundle.manifest.evaluation["test"]["sources"]["drawn"]["images"] == evaluation["images"]
     assert json.loads((run / "split.json").read_text())["sha256"] in (folder / "MODEL_CARD.md").read_text()
     assert (run / "config.toml").read_text() == config.read_text()
     assert len((run / "history.jsonl").read_text().splitlines()) == 12
@@ -227,7 +238,8 @@ def test_every_command_of_the_guide_runs(tmp_path: Path, monkeypatch: pytest.Mon
             check=False,
         )
         assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
-    area = json.loads((tmp_path / "runs" / "brain" / "evaluation.json").read_text())["test"]["labels"]["tumour"][
-        "auroc"
+    figures = json.loads((tmp_path / "runs" / "brain" / "evaluation.json").read_text())["all_images"]["labels"][
+        "tumour"
     ]
-    assert area["value"] > 0.7
+    assert figures["auroc"]["value"] > 0.7
+    assert figures["auroc"]["low"] < figures["auroc"]["value"]

@@ -60,7 +60,7 @@ def changed(change: Mapping[str, Any]) -> dict[str, Any]:
         merged = dict(base)
         for key, value in new.items():
             held = merged.get(key)
-            merged[key] = over(held, value) if isinstance(held, dict) and isinstance(value, Mapping) else value
+            merged[key] = over(held, value) if isinstance(held, dict) and isinstance(value, Mapping) and value else value
         return merged
 
     return over(PLAN, change)

@@ -265,11 +265,19 @@ def test_ages_that_are_none(text: str, why: str) -> None:
 def test_sets_combine_with_unknown_for_what_one_does_not_say() -> None:
     one = SampleSet("one", ("a",), False, (Sample("x.png", "1", "one", {"a": 1.0}),), ())
     two = SampleSet("two", ("b",), False, (Sample("x.png", "1", "two", {"b": 0.0}),), ())
-    both = combine("both", {"one": one, "two": two})
+    both = combine("both", [("one", one), ("two", two)])
     assert [s.file for s in both.samples] == ["one/x.png", "two/x.png"]
     assert both.labels == ("a", "b")
     assert repr(dict(both.samples[0].targets)) == "{'a': 1.0, 'b': nan}"
     with pytest.raises(DatasetError, match="'one' is a source of two"):
-        combine("both", {"one": one, "again": one})
+        combine("both", [("one", one), ("again", one)])
     with pytest.raises(DatasetError, match="exclusive"):
-        combine("both", {"one": one, "two": SampleSet("two", ("b", "c"), True, two.samples, ())})
+        combine("both", [("one", one), ("two", SampleSet("two", ("b", "c"), True, two.samples, ()))])
+
+
+def test_classes_of_another_set_are_none_of_an_images() -> None:
+    one = SampleSet("one", ("a", "b"), True, (Sample("x.png", "1", "one", {"a": 1.0, "b": 0.0}),), ())
+    two = SampleSet("two", ("a", "c"), True, (Sample("x.png", "1", "two", {"a": 0.0, "c": 1.0}),), ())
+    both = combine("both", [("one", one), ("two", two)])
+    assert both.exclusive
+    assert [dict(s.targets) for s in both.samples] == [{"a": 1.0, "b": 0.0, "c": 0.0}, {"a": 0.0, "b": 0.0, "c": 1.0}]

@@ -18,15 +18,6 @@ pytestmark = pytest.mark.tensorflow
 RANDOM = np.random.default_rng(3)
 
 
-def test_the_temperature_undoes_overconfidence() -> None:
-    from models.training.judge import fit_temperature  # noqa: PLC0415 - imports TensorFlow
-
-    logits = RANDOM.normal(0, 1.5, (20_000, 3))
-    chance = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
-    classes = (chance.cumsum(axis=1) < RANDOM.uniform(size=(20_000, 1))).sum(axis=1)
-    assert fit_temperature(logits * 4, classes) == pytest.approx(4, rel=0.05)
-
-
 TRUTH = np.array([0, 0, 0, 0, 1, 0, 1, 1, 1, 1], np.float64)
 SCORES = np.array([0.1, 0.15, 0.2, 0.3, 0.35, 0.4, 0.6, 0.7, 0.8, 0.9])
 
@@ -54,23 +45,6 @@ def test_the_grey_band_reaches_down_to_its_sensitivity() -> None:
     point = choose_point(TRUTH, SCORES, Operating(rule="specificity", at_least=1.0, grey_sensitivity=0.95))
     assert point.threshold == pytest.approx(0.5)
     assert point.grey == pytest.approx(0.325)
-
-
-def test_figures_tell_sources_apart_and_leave_out_what_is_unknown() -> None:
-    from models.training.feed import Examples  # noqa: PLC0415
-    from models.training.judge import Point, figures  # noqa: PLC0415
-
-    values = np.tile(TRUTH, 2)[:, np.newaxis].astype(np.float32)
-    mask = np.ones_like(values)
-    mask[0] = 0
-    scores = np.concatenate([SCORES, 1 - SCORES])[:, np.newaxis]
-    data = Examples(lambda _: values, values, mask, np.arange(20).astype(str), np.array(["a"] * 10 + ["b"] * 10))
-    found = figures(data, scores, {"ill": Point(0.325, None)}, exclusive=False, resamples=50)
-    assert found["labels"]["ill"]["images"] == 19
-    good, bad = (found["sources"][source]["labels"]["ill"] for source in "ab")
-    assert good["auroc"]["value"] == pytest.approx(0.95)
-    assert bad["auroc"]["value"] < 0.1
-    assert good["sensitivity"] == {"value": 1.0, "low": 1.0, "high": 1.0}
 
 
 def test_a_checkpoint_comes_back_as_it_went(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import pytest
 from models import backbones
 from models.errors import DatasetError
 from models.recipes import PLANS, RECIPES, plan_of
-from models.training.plan import Changes, loader_options, read_plan
+from models.training.plan import Changes, Folders, loader_options, read_plan
 from models.training.recipe import Augment
 from tests.support.plans import PLAN, written
 
@@ -93,7 +93,8 @@ def test_a_file_that_is_no_toml_is_named(tmp_path: Path) -> None:
 
 
 def test_paths_are_below_the_data_folder_and_names_are_left_alone(tmp_path: Path) -> None:
-    options = loader_options(read_plan(plan_of("cxr14"))[0], tmp_path)
+    plan, _ = read_plan(plan_of("cxr14"))
+    options = loader_options(plan, tmp_path, plan.data.every_set[0])
     assert options["file"] == tmp_path / "Data_Entry_2017.csv"
     assert options["test_list"] == tmp_path / "test_list.txt"
     assert options["images"] == tmp_path / "images"
@@ -142,3 +143,54 @@ def test_a_run_may_change_settings_and_do_without_a_label(tmp_path: Path) -> Non
 def test_a_change_that_fits_nothing_is_refused(changes: Changes, told: str) -> None:
     with pytest.raises(DatasetError, match=re.escape(told)):
         read_plan(plan_of("cxr14"), changes)
+
+
+def labels_of(folder: Path, rows: str) -> None:
+    folder.mkdir()
+    (folder / "labels.csv").write_text("file,source,patient,label\n" + rows)
+    for row in rows.splitlines():
+        (folder / row.partition(",")[0]).write_bytes(b"")
+
+
+TWO_SETS: dict[str, Any] = {
+    "kind": "",
+    "options": {},
+    "sets": [
+        {"kind": "labels-csv", "folder": "one", "options": {"file": "one/labels.csv", "exclusive": False}},
+        {
+            "kind": "labels-csv",
+            "folder": "two",
+            "source": "two",
+            "options": {"file": "two/labels.csv", "exclusive": False},
+        },
+    ],
+}
+
+
+def test_several_sets_of_a_plan_become_one_and_keep_their_sources(tmp_path: Path) -> None:
+    from models.training.data import read_data  # noqa: PLC0415
+
+    labels_of(tmp_path / "one", "a.png,here,1,pneumonia\nb.png,here,2,normal\n")
+    labels_of(tmp_path / "two", "a.png,here,1,normal\nb.png,there,1,pneumonia\n")
+    plan, _ = read_plan(written(tmp_path, {"data": TWO_SETS}))
+    found = read_data(plan, Folders(tmp_path, tmp_path))
+    assert [(s.file, s.source, s.patient, s.targets["pneumonia"]) for s in found.samples] == [
+        ("one/a.png", "here", "1", 1.0),
+        ("one/b.png", "here", "2", 0.0),
+        ("two/a.png", "two", "here|1", 0.0),
+        ("two/b.png", "two", "there|1", 1.0),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        ({"sets": TWO_SETS["sets"]}, "give kind and options of one set, or"),
+        ({"kind": "", "options": {}}, "give kind and options of one set, or"),
+        ({**TWO_SETS, "sets": [{"kind": "unheard-of"}]}, "is none of"),
+        ({**TWO_SETS, "sets": [{"kind": "labels-csv", "labels": ["hernia"]}]}, "a set has hernia"),
+    ],
+)
+def test_sets_that_do_not_fit_are_told(tmp_path: Path, data: dict[str, Any], said: str) -> None:
+    with pytest.raises(DatasetError, match=said):
+        read_plan(written(tmp_path, {"data": data}))
