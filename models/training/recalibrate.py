@@ -28,7 +28,7 @@ FOLDS, REPEATS = 10, 4
 _ENOUGH = 2000
 """From so many patients on, one repeat of the folds is steady."""
 
-_RESAMPLES = 400
+_RESAMPLES, _FEWEST = 400, 10
 _STEPS, _LONGEST_STEP = 100, 1.0
 
 
@@ -56,7 +56,7 @@ def recalibrate(logits: Numbers, truth: Numbers, patients: NDArray[Any], seed: i
     Raises DatasetError where the logits rank the label the wrong way round, and not by chance among so few patients.
     """
     z, t = logits.astype(np.float64), truth.astype(np.float64)
-    if bootstrap(auroc, t, z, patients, resamples=_RESAMPLES).high < 0.5:
+    if _surely_wrong(z, t, patients):
         raise DatasetError("validation data cannot be calibrated: higher logits do not mean the label there")
     fits: dict[str, Callable[[Numbers, Numbers], Platt]] = {
         NONE: lambda *_: Platt(slope=1.0, intercept=0.0),
@@ -169,6 +169,11 @@ def _held_out(patients: NDArray[Any], seed: int) -> list[NDArray[np.int64]]:
     random = np.random.default_rng(seed)
     folds, repeats = min(FOLDS, len(people)), REPEATS if len(people) < _ENOUGH else 1
     return [(random.permutation(len(people)) % folds)[of_image] for _ in range(repeats)]
+
+
+def _surely_wrong(logits: Numbers, truth: Numbers, patients: NDArray[Any]) -> bool:
+    enough = len(np.unique(patients)) >= _FEWEST
+    return enough and bootstrap(auroc, truth, logits, patients, resamples=_RESAMPLES).high < 0.5
 
 
 def _shifted(held: NDArray[np.int64], logits: Numbers, fit: Callable[[NDArray[np.bool_]], Platt]) -> Numbers:

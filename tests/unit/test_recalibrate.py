@@ -81,6 +81,14 @@ def test_a_model_that_knows_nothing_yet_promises_nothing() -> None:
     assert found.values.slope < 0.5
 
 
+def test_one_patient_proves_nothing_either_way() -> None:
+    logits, truth, _ = sample(40, 1.0, 0.0)
+    found = recalibrate(-logits, truth, np.zeros(40))
+    assert (found.record["method"], found.values.slope, found.values.intercept) == ("none", 1.0, 0.0)
+    classes = recalibrate_classes(np.stack([logits, -logits], axis=1), truth.astype(np.int64), np.zeros(40))
+    assert classes.temperature == 1.0
+
+
 def test_classes_take_the_temperature_that_undoes_overconfidence() -> None:
     random = np.random.default_rng(3)
     logits = random.normal(0, 1.5, (6000, 3))
