@@ -1,4 +1,4 @@
-.PHONY: setup peers lint check demo test soak
+.PHONY: setup peers lint check demo test soak models
 
 setup: .venv/ready
 
@@ -32,3 +32,9 @@ test: setup peers lint
 # What takes minutes: load, faults and mutants in numbers.
 soak: setup peers
 	.venv/bin/python -m pytest -q --durations=15 -m soak
+
+# Every bundle of models/recipes made again, for hours; DATA holds the data sets and start weights. What lacks data says so.
+DATA ?= $(or $(RADNODE_SHARED_DATA),../shared/data)
+RUNS ?= runs
+models: setup
+	.venv/bin/python -m models.recipes --data $(DATA) --out $(RUNS)
