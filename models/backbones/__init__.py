@@ -55,12 +55,17 @@ FAMILIES: tuple[Family, ...] = (
 )
 """Those of Keras Applications; EfficientNet-Lite is not among them and built by this package itself."""
 
-_LITE = "efficientnet_lite0"
+_LITES: Mapping[str, str] = {"efficientnet_lite0": "build", "efficientnet_lite0_levels": "build_levels"}
+"""Network to the function of `_LITE_MODULE` that builds it."""
+
 _LITE_MODULE = "models.backbones.efficientnet_lite"
 _FAMILY_OF: Mapping[str, Family] = {name: family for family in FAMILIES for name in family.variants}
 
 ARCHITECTURES: dict[str, BackboneInfo] = {
-    _LITE: BackboneInfo(_LITE, "efficientnet_lite", convention="efficientnet_lite", smallest_side=32),
+    **{
+        name: BackboneInfo(name, "efficientnet_lite", convention="efficientnet_lite", smallest_side=32)
+        for name in _LITES
+    },
     **{name: family.info(name) for name, family in _FAMILY_OF.items()},
 }
 """The allow-list: no other name in a manifest is ever built."""
@@ -103,8 +108,8 @@ def build(
         RuntimeUnavailable: the ImageNet weights cannot be downloaded.
     """
     _check_shape(info(name), input_shape, outputs)
-    if name == _LITE:
-        return _build_lite(input_shape, outputs, dropout, weights, sha256)
+    if name in _LITES:
+        return _build_lite(name, input_shape, outputs, dropout=dropout, weights=weights, sha256=sha256)
     model = import_module("models.backbones.flat").build(_FAMILY_OF[name], name, input_shape, outputs, dropout)
     if weights == "imagenet":
         import_module("models.backbones.imagenet").load_imagenet(model, _FAMILY_OF[name], name)
@@ -134,16 +139,18 @@ def from_keras_weights(name: str, source: Path, sha256: str, target: Path) -> st
 
 
 def _build_lite(
+    name: str,
     input_shape: tuple[int, int, int],
     outputs: int,
+    *,
     dropout: float,
     weights: Path | Literal["imagenet"] | None,
     sha256: str | None,
 ) -> Any:
     if weights == "imagenet":
-        raise ArchitectureError(f"Keras has no ImageNet weights of {_LITE}; give the path of its npz")
+        raise ArchitectureError(f"Keras has no ImageNet weights of {name}; give the path of its npz")
     module = import_module(_LITE_MODULE)
-    model = module.build(input_shape, outputs, dropout)
+    model = getattr(module, _LITES[name])(input_shape, outputs, dropout)
     if weights is not None:
         module.start(model, _npz(weights), sha256)
     return model

@@ -2,6 +2,10 @@
 
 Input: float32 (N, rows, columns, 3) in [-1, 1], (255 x - 127) / 128 of a [0, 1] image. The feature map has 1280
 channels at 1/32 of the input's size.
+
+Its variant "levels" ends with block 13 and gives three depths side by side, 80 + 112 + 192 channels on one grid. Late
+blocks of an ImageNet network keep what tells objects apart and drop texture; where texture is the finding and images
+are few, a head on these depths, the body untouched, beat fine-tuning to the end (docs/training.md, ct-covid).
 """
 
 from __future__ import annotations
@@ -29,11 +33,36 @@ _STAGES = (
 )
 _EPSILON = 1e-3
 FEATURES = "top_activation"
+LEVELS = "levels"
+_FINE, _COARSE = ("block7_add", "block10_add"), "block13_add"
 
 
 def build(input_shape: tuple[int, int, int], outputs: int, dropout: float = 0.3) -> keras.Model:
     """The network with global average pooling and one linear layer; outputs (feature map, logits)."""
     image = layers.Input(input_shape, name="image")
+    x = _body(image)
+    x = layers.Conv2D(1280, 1, use_bias=False, name="top_conv")(x)
+    x = layers.BatchNormalization(epsilon=_EPSILON, name="top_bn")(x)
+    features = layers.ReLU(6.0, name=FEATURES)(x)
+    return with_head(image, features, outputs, dropout, "efficientnet_lite0")
+
+
+def build_levels(input_shape: tuple[int, int, int], outputs: int, dropout: float = 0.3) -> keras.Model:
+    """Blocks 0 to 13 with the same head on three of their maps; outputs (feature map, logits).
+
+    The finer two are averaged to the grid of the third, which leaves their global averages as they are.
+    """
+    image = layers.Input(input_shape, name="image")
+    whole = keras.Model(image, _body(image))
+    fine = [
+        layers.AveragePooling2D(2, padding="same", name=f"{name}_pool")(whole.get_layer(name).output) for name in _FINE
+    ]
+    features = layers.Concatenate(name=LEVELS)([*fine, whole.get_layer(_COARSE).output])
+    return with_head(image, features, outputs, dropout, "efficientnet_lite0_levels")
+
+
+def _body(image: Any) -> Any:
+    """Stem and all blocks."""
     x = _convolution(image, 32, 3, 2, "stem")
     block = 0
     for expansion, channels, repeats, stride, kernel in _STAGES:
@@ -47,10 +76,7 @@ def build(input_shape: tuple[int, int, int], outputs: int, dropout: float = 0.3)
                 stride=1 if repeat else stride,
             )
             block += 1
-    x = layers.Conv2D(1280, 1, use_bias=False, name="top_conv")(x)
-    x = layers.BatchNormalization(epsilon=_EPSILON, name="top_bn")(x)
-    features = layers.ReLU(6.0, name=FEATURES)(x)
-    return with_head(image, features, outputs, dropout, "efficientnet_lite0")
+    return x
 
 
 def load_imagenet(model: keras.Model, path: Path, sha256: str | None = None) -> None:
@@ -75,16 +101,19 @@ def start(model: keras.Model, path: Path, sha256: str | None = None) -> None:
 
 
 def _load(model: keras.Model, arrays: Any) -> None:
+    present = {layer.name for layer in model.layers}
     try:
         _assign(model, "stem_conv", [arrays["_conv_stem.weight"]])
         _assign(model, "stem_bn", _batch_norm(arrays, "_bn0"))
         block = 0
         for expansion, _channels, repeats, _stride, _kernel in _STAGES:
             for _ in range(repeats):
-                _load_block(model, arrays, block, expanded=expansion != 1)
+                if f"block{block}_dw_conv" in present:
+                    _load_block(model, arrays, block, expanded=expansion != 1)
                 block += 1
-        _assign(model, "top_conv", [arrays["_conv_head.weight"]])
-        _assign(model, "top_bn", _batch_norm(arrays, "_bn1"))
+        if "top_conv" in present:
+            _assign(model, "top_conv", [arrays["_conv_head.weight"]])
+            _assign(model, "top_bn", _batch_norm(arrays, "_bn1"))
     except KeyError as error:
         raise ArchitectureError(f"the ImageNet weights lack {error.args[0]}") from error
 

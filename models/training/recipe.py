@@ -124,8 +124,8 @@ class Training(Part):
 
     @model_validator(mode="after")
     def _trains_something(self) -> Training:
-        if self.head.epochs + self.finetune.epochs == 0:
-            raise ValueError("no phase has an epoch")
+        if self.head.epochs + self.finetune.epochs == 0 and not self.refit_penalty:
+            raise ValueError("no phase has an epoch, and no head is fitted")
         if self.members > 1 and not self.refit_penalty:
             raise ValueError("the mean of several members needs a head of its own: set refit_penalty")
         return self

@@ -58,3 +58,16 @@ def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
     (tmp_path / "x.npz").write_bytes(b"no arrays")
     with pytest.raises(BundleError, match="no readable weights"):
         backbones.load_weights(backbones.build("efficientnet_lite0", (64, 64, 3), 1), tmp_path / "x.npz")
+
+
+@needs_weights
+def test_levels_are_the_averages_of_three_depths_of_the_whole_network() -> None:
+    import keras  # noqa: PLC0415 - slow
+
+    whole = backbones.build("efficientnet_lite0", (64, 64, 3), 1, weights=IMAGENET)
+    levels = backbones.build("efficientnet_lite0_levels", (64, 64, 3), 1, weights=IMAGENET)
+    depths = keras.Model(whole.input, [whole.get_layer(f"block{block}_add").output for block in (7, 10, 13)])
+    picture = np.random.default_rng(4).uniform(-1, 1, (1, 64, 64, 3)).astype(np.float32)
+    expected = np.concatenate([np.asarray(one).mean(axis=(1, 2)) for one in depths(picture, training=False)], axis=1)
+    found = np.asarray(levels(picture, training=False)[0]).mean(axis=(1, 2))
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
