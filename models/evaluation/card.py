@@ -31,7 +31,7 @@ def model_card(
         "## Model\n\n" + _model(document),
         "## Training\n\n" + (_record(document["training"]) or "Nothing is recorded."),
         _calibration(document.get("evaluation", {})),
-        "## Operating points\n\nChosen before testing and frozen in the bundle.\n\n" + _points(document),
+        "## Operating points\n\nFrozen in the bundle.\n\n" + _points(document),
         *(() if evaluation is None else _measured(evaluation)),
         *(f"## {text(title)}\n\n{body}" for title, body in notes),
         _listed("References", document.get("references", ())),
@@ -171,7 +171,11 @@ def _measured(found: Mapping[str, Any]) -> list[str]:
         f"intervals from {found['resamples']} resamples of patients. The mean over sources weighs each the same; "
         "figures of all images together count telling the sources apart as skill."
     )
-    parts = [title, about, _by_source(found)]
+    flattering = (
+        "**Thresholds and calibration were chosen on these very images, as no test part was left: what hangs on them "
+        "flatters.**"
+    )
+    parts = [title, about, *([flattering] if found["thresholds_chosen_here"] else []), _by_source(found)]
     if found["exclusive"]:
         parts += ["### Decision among classes", _rows(found, CLASS_FIGURES, lambda part, key: part["classes"][key])]
     for label in found["labels"]:

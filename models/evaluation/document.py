@@ -88,6 +88,7 @@ def evaluate(
         "resamples": request.rules.resamples,
         "interval": "95 % percentile, bootstrap over patients",
         "operating_points": _points(bundle.manifest),
+        "thresholds_chosen_here": False,
         **figures_by_source(judged, request.rules),
         "source_test": source_test(judged, request.rules.seed),
         "curves": curves_by_source(judged),

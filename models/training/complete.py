@@ -107,7 +107,7 @@ def complete(plan: Plan, done: TrainedPlan, run: Path) -> Manifest:
     # What serves is built in single precision, whatever trained.
     keras.mixed_precision.set_global_policy("float32")
     write_manifest(folder, _document(plan, done, judged, None))
-    measured = measure(folder, unseen.samples, unseen.images, unseen.each)
+    measured = measure(folder, unseen.samples, unseen.images, unseen.each, chosen_here=unseen.part != "test")
     document = _document(plan, done, judged, measured)
     points = document["operating_points"]
     anonymous = measured.of_bundle(points)

@@ -43,8 +43,11 @@ class Measured:
         return {**self.document, "bundle_digest": digest, "operating_points": known}
 
 
-def measure(folder: Path, samples: SampleSet, images: Images, each: Callable[[int, int], object]) -> Measured:
-    """Judge a bundle's folder on samples it has not seen. each: called after every image, with (done, all).
+def measure(
+    folder: Path, samples: SampleSet, images: Images, each: Callable[[int, int], object], *, chosen_here: bool
+) -> Measured:
+    """Judge a bundle's folder. each: called after every image, with (done, all). chosen_here: thresholds and calibration
+    were chosen on these samples, which the page and the card must say.
 
     Raises ModelError where the bundle cannot be loaded or answers its own test vectors differently.
     """
@@ -61,7 +64,8 @@ def measure(folder: Path, samples: SampleSet, images: Images, each: Callable[[in
         found = evaluate(bundle, runner, samples, images, each=one_more)
     except DatasetError as error:
         return Measured(None, why=str(error))
-    return Measured(found.document, tuple(worst_errors(bundle, runner, found.judged, images, each=PICTURES)))
+    document = {**found.document, "thresholds_chosen_here": chosen_here}
+    return Measured(document, tuple(worst_errors(bundle, runner, found.judged, images, each=PICTURES)))
 
 
 def without_files(document: Mapping[str, Any]) -> dict[str, Any]:
@@ -72,7 +76,18 @@ def without_files(document: Mapping[str, Any]) -> dict[str, Any]:
 
 def summary(document: Mapping[str, Any]) -> dict[str, Any]:
     """What the manifest tells: the first figures by source and label; all of them are in the bundle's report."""
-    kept = ("data", "images", "patients", "resamples", "interval", "skipped", "left_out", "not_computed", "source_test")
+    kept = (
+        "thresholds_chosen_here",
+        "data",
+        "images",
+        "patients",
+        "resamples",
+        "interval",
+        "skipped",
+        "left_out",
+        "not_computed",
+        "source_test",
+    )
     return {
         **{key: document[key] for key in kept},
         "sources": {source: _first(part) for source, part in document["sources"].items()},

@@ -77,6 +77,7 @@ def found(*, exclusive: bool = False) -> dict[str, Any]:
         "left_out": {"rows": 0, "unreadable": 1, "refused_by_gate": 0},
         "problems": [{"where": HOSTILE, "what": "odd", "count": 2}],
         "resamples": 20,
+        "thresholds_chosen_here": False,
         "operating_points": [{**point, "label": label} for label in data.labels],
         **figures_by_source(data, RULES),
         "source_test": source_test(data),
@@ -118,6 +119,12 @@ def test_the_page_is_whole_and_nothing_foreign_becomes_markup(exclusive: bool) -
     assert "script" not in {tag for tag, _ in page.tags}
     assert "&lt;script&gt;" in text
     assert "nan" not in re.sub(r"<[^>]*>", " ", text).lower().split()
+
+
+def test_figures_on_what_thresholds_were_chosen_on_say_so() -> None:
+    own = {**found(), "thresholds_chosen_here": True}
+    assert "chosen on these very images" in render(own, [])
+    assert "chosen on these very images" not in render(found(), [])
 
 
 def test_the_page_fetches_nothing() -> None:
