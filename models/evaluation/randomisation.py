@@ -32,7 +32,9 @@ def weight_randomisation(bundle: Bundle, data: Judged, images: Images, *, most: 
     """Cascading: layer by layer from the logits down, each takes fresh weights of its own initial distribution and
     keeps them while the next ones follow; after each, the maps are compared with those of the trained network.
 
-    A layer is a convolution or dense layer with its normalisation. correlation: Spearman's of the maps' cells; good
+    A layer is a convolution or dense layer with its normalisation, whose statistics become those of the fresh weights
+    on these images, as in a network that begins to be trained: with others all maps would soon be empty, and the test
+    passed by any. correlation: Spearman's of the maps' cells; good
     maps fall to about 0. ssim: of the maps drawn on DRAWN, each scaled to its maximum; random maps on the same grid
     have what ``random_map`` says. flat: share of maps without any positive cell, which are like nothing (0) by rank.
     Raises RuntimeUnavailable where TensorFlow is not installed.
@@ -43,12 +45,14 @@ def weight_randomisation(bundle: Bundle, data: Judged, images: Images, *, most: 
     steps = bundle.manifest.preprocessing
     inputs = np.stack([apply(steps, image_of(data.samples[index], images)).array for index, _ in pairs])
     labels = [label for _, label in pairs]
-    forward, layers = _networks(bundle, seed)
+    model, forward, layers = _networks(bundle, seed)
     trained = _maps(forward, inputs, labels)
     found = []
+    settling = _Settling(model)
     for name, variables in layers:
         for variable, fresh in variables:
             variable.assign(fresh)
+        settling.settle({variable.path.rpartition("/")[0] for variable, _ in variables}, inputs[:_BATCH])
         found.append({"layer": name, **_likeness(trained, _maps(forward, inputs, labels))})
     random = np.random.default_rng(seed)
     noise = [random.random(one.shape, dtype=np.float32) for one in trained]
@@ -59,8 +63,27 @@ Layer = tuple[str, list[tuple[Any, Any]]]
 """Its name, and the trained network's variables with fresh values for each."""
 
 
-def _networks(bundle: Bundle, seed: int) -> tuple[Any, list[Layer]]:
-    """The trained network as a function, and its layers from the logits down."""
+class _Settling:
+    """Statistics of a network's batch normalisations: all stay as they are, until they are to follow the images."""
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+        self._norms = {layer.name: layer for layer in model.layers if hasattr(layer, "moving_variance")}
+        for layer in self._norms.values():
+            # Keras runs a frozen normalisation in inference mode also where the rest is being trained.
+            layer.trainable = False
+
+    def settle(self, names: set[str], images: FloatArray) -> None:
+        """Those named, and those of before, take the statistics of ``images``, float32 (n, rows, columns, channels)."""
+        fresh = [layer for name, layer in self._norms.items() if name in names]
+        for layer in fresh:
+            layer.trainable, layer.momentum = True, 0.0
+        if fresh:
+            self._model(images, training=True)
+
+
+def _networks(bundle: Bundle, seed: int) -> tuple[Any, Any, list[Layer]]:
+    """The trained network, the same as a function, and its layers from the logits down."""
     try:
         import keras  # noqa: PLC0415 - run-time only
         import tensorflow as tf  # noqa: PLC0415 - run-time only
@@ -72,7 +95,7 @@ def _networks(bundle: Bundle, seed: int) -> tuple[Any, list[Layer]]:
     keras.utils.set_random_seed(seed)
     fresh = backbones.build(architecture.name, architecture.input_shape, architecture.outputs)
     model = network_of(bundle)
-    return gradient_forward(tf, model), _from_the_head_down(weights_of(model), weights_of(fresh))
+    return model, gradient_forward(tf, model), _from_the_head_down(weights_of(model), weights_of(fresh))
 
 
 def _from_the_head_down(trained: Mapping[str, Any], fresh: Mapping[str, Any]) -> list[Layer]:

@@ -46,8 +46,8 @@ class Measured:
 def measure(
     folder: Path, samples: SampleSet, images: Images, each: Callable[[int, int], object], *, chosen_here: bool
 ) -> Measured:
-    """Judge a bundle's folder. each: called after every image, with (done, all). chosen_here: thresholds and calibration
-    were chosen on these samples, which the page and the card must say.
+    """Judge a bundle's folder. each: called after every image, with (done, all). chosen_here: thresholds and
+    calibration were chosen on these samples, which the page and the card must say.
 
     Raises ModelError where the bundle cannot be loaded or answers its own test vectors differently.
     """
