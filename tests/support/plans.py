@@ -60,7 +60,8 @@ def changed(change: Mapping[str, Any]) -> dict[str, Any]:
         merged = dict(base)
         for key, value in new.items():
             held = merged.get(key)
-            merged[key] = over(held, value) if isinstance(held, dict) and isinstance(value, Mapping) and value else value
+            nested = isinstance(held, dict) and isinstance(value, Mapping) and value
+            merged[key] = over(held, value) if nested else value
         return merged
 
     return over(PLAN, change)
