@@ -83,6 +83,7 @@ def large(record: Record) -> Record:
     return record
 
 
+@pytest.mark.soak
 def test_every_page_comes_within_a_fifth_of_a_second(large: Record) -> None:
     deep = Cursor(NOON - timedelta(seconds=STUDIES // 2), STUDIES // 2)
     asked: dict[str, tuple[Filter, Cursor | None]] = {

@@ -257,6 +257,7 @@ def test_the_audit_says_who_logged_in_and_never_what_was_typed(doors: Site) -> N
     assert "secret" not in str([vars(note) for note in doors.audited("login")])
 
 
+@pytest.mark.soak
 def test_an_unknown_name_takes_as_long_as_a_wrong_password(tmp_path: Path) -> None:
     with site(tmp_path, login_failures=1000, address_failures=1000) as doors:
         doors.add("ada")
