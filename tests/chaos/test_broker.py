@@ -57,7 +57,6 @@ def away(site: Site, seconds: float) -> None:
     site.assert_exactly_once(studies)
 
 
-@pytest.mark.soak
 @pytest.mark.timeout(600)
 def test_away_for_longer_than_any_wait_grows(site: Site) -> None:
     """Relay and workers try again after 30 s at the most, from the second minute on: an hour looks no different."""

@@ -125,7 +125,6 @@ def test_set_back_an_hour_and_forward_two(site: Timed) -> None:
         site.assert_exactly_once(study)
 
 
-@pytest.mark.soak
 @pytest.mark.timeout(900)
 def test_the_pacs_is_away_for_a_day(tmp_path: Path) -> None:
     """By the defaults of the waits, with a clock that goes forward ten minutes a second."""

@@ -174,7 +174,6 @@ def cut_and_count(receiver: Receiver, folder: Path, cuts: int) -> None:
         assert [path for path in (receiver.node.data_dir / "incoming").rglob("*") if path.is_file()] == []
 
 
-@pytest.mark.soak
 @pytest.mark.parametrize(("attack", "size"), [(kill_and_count, (20, 25)), (cut_and_count, (100,))])
 def test_all_three(receiver: Receiver, tmp_path: Path, attack: Callable[..., None], size: tuple[int, ...]) -> None:
     attack(receiver, tmp_path, *size)

@@ -100,7 +100,6 @@ def test_the_keeper_killed_in_between(site: Site) -> None:
     site.assert_exactly_once(studies)
 
 
-@pytest.mark.soak
 @pytest.mark.timeout(900)
 def test_workers_killed_twenty_times(site: Site) -> None:
     seconds = [killed_round(site, images=1 + round_ % 3) for round_ in range(20)]
