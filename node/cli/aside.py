@@ -7,8 +7,7 @@ from typing import Annotated
 import typer
 
 from db import aside
-from node.cli.common import EXIT_FAILED, Config, Json, err, open_record, show
-from node.cli.lists import ACTOR
+from node.cli.common import ACTOR, EXIT_FAILED, Config, Json, err, open_record, show
 
 parked_app = typer.Typer(no_args_is_help=True)
 quarantine_app = typer.Typer(no_args_is_help=True)

@@ -22,8 +22,7 @@ from db.session import Record
 from node.audit import anchors
 from node.audit.message import DECLARATION, Origin, xml
 from node.audit.service import origin
-from node.cli.common import EXIT_FAILED, Config, Json, err, open_record, out, plain, show
-from node.cli.lists import ACTOR
+from node.cli.common import ACTOR, EXIT_FAILED, Config, Json, err, open_record, out, plain, show
 
 app = typer.Typer(no_args_is_help=True)
 

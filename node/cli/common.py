@@ -1,4 +1,4 @@
-"""What the commands share: settings, the record, output, exit statuses."""
+"""What the commands share: settings, the record, their name in the audit, output, exit statuses."""
 
 from __future__ import annotations
 
@@ -16,6 +16,9 @@ from rich.table import Table
 from db import schema
 from db.session import Record
 from node.settings import Settings, load
+
+# Who did it, as the audit names whoever runs a command.
+ACTOR = "command line"
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2

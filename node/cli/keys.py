@@ -10,12 +10,10 @@ import typer
 from db import api_keys
 from db.errors import ConfigError
 from db.types import utcnow
-from node.cli.common import Config, Json, err, open_record, show
+from node.cli.common import ACTOR, Config, Json, err, open_record, show
 from node.web.permissions import SCOPES
 from node.web.tokens import NewKey, digest
 from node.web.wording import iso
-
-ACTOR = "command line"
 
 app = typer.Typer(no_args_is_help=True)
 

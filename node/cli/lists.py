@@ -9,9 +9,7 @@ import typer
 from db import deliveries as db_deliveries
 from db import jobs as db_jobs
 from db import listing
-from node.cli.common import EXIT_FAILED, Config, Json, err, open_record, show
-
-ACTOR = "command line"
+from node.cli.common import ACTOR, EXIT_FAILED, Config, Json, err, open_record, show
 
 studies_app = typer.Typer()
 instances_app = typer.Typer()

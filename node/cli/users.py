@@ -12,12 +12,11 @@ import typer
 
 from db import users as db_users
 from db.errors import ConfigError, RefusedError
-from node.cli.common import Config, Json, err, open_record, show
+from node.cli.common import ACTOR, Config, Json, err, open_record, show
 from node.web.passwords import check_policy, hash_password
 from node.web.permissions import Role
 from node.web.wording import iso
 
-ACTOR = "command line"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
 
 app = typer.Typer(no_args_is_help=True)
