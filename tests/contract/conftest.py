@@ -12,7 +12,11 @@ from sqlalchemy import create_engine, text
 from db import schema
 from db.session import Record
 from db.tables import Base
+from node.settings import Peer, Settings, Work
+from tests.support.jobs import Preloaded
 from tests.support.postgres import PostgresServer, postgres_server
+from workers.loaded import Loaded
+from workers.pipeline import Worker
 from workers.sandbox import Decoders, Terms
 
 DIALECTS = ("sqlite", "postgresql")
@@ -100,3 +104,16 @@ def other_record(record_url: str) -> Iterator[Callable[[], Record]]:
     yield open_another
     for one in opened:
         one.close()
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    """A node whose only peer is the sender."""
+    peers = {"pacs": Peer(ae_title="MODALITY", host="127.0.0.1")}
+    return Settings(data_dir=tmp_path / "data", peers=peers, work=Work(max_attempts=2))
+
+
+@pytest.fixture
+def worker(settings: Settings, record: Record, loaded: Loaded, decoders: Decoders) -> Worker:
+    """Has the model that the test's own module calls `loaded`."""
+    return Worker(settings, record, Preloaded(settings, loaded), decoders, "host:infer:1")

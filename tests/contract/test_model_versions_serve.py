@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from collections.abc import Callable
@@ -18,10 +17,9 @@ from db.model_versions import ModelVersionView, NewModelVersion
 from db.session import Record
 from db.states import ModelState
 from models.registry import SHIPPED, Bundle, load_bundle
-from node.header import facts, read_file
 from node.settings import Peer, Settings, Work
 from tests.support import records
-from tests.support.shared import shared_dicom
+from tests.support.jobs import stored
 from workers.loaded import Loaded, LoadedModels, ModelUnusable
 from workers.pipeline import Worker, run_job
 from workers.sandbox import Decoders
@@ -87,19 +85,7 @@ def change(record: Record, act: Callable[..., Any], *arguments: str) -> None:
 
 def read(worker: Worker, name: str) -> dict[str, Any]:
     """One image's whole way through a job; the job as `radnode jobs` lists it."""
-    header = read_file(shared_dicom() / name)
-    relative = Path("instances") / f"{hashlib.sha256(header.sop_instance_uid.encode()).hexdigest()}.dcm"
-    (worker.settings.data_dir / "instances").mkdir(parents=True, exist_ok=True)
-    shutil.copy(shared_dicom() / name, worker.settings.data_dir / relative)
-    image = records.image(
-        study=header.study_instance_uid,
-        series_instance_uid=header.series_instance_uid,
-        sop_instance_uid=header.sop_instance_uid,
-        sop_class_uid=header.sop_class_uid,
-        path=relative.as_posix(),
-        facts=facts(header, "MODALITY"),
-        patient_id="",
-    )
+    image = stored(worker.settings, name)
     records.receive(worker.record, image)
     view = records.load(worker.record, image.study_instance_uid)
     records.settle(worker.record, view, records.revision(view, jobs=(NewJob(MODEL, "routine", ("sender",)),)))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from io import BytesIO
@@ -15,17 +13,15 @@ from pydicom import dcmread
 from sqlalchemy import update
 
 from db import jobs, listing
-from db.domain import NewInstance, NewJob, NewRevision
+from db.domain import NewInstance
 from db.session import Record
-from db.states import Scope
 from db.tables import Job
-from node.header import facts, read_file
-from node.settings import Peer, Settings, Work
+from node.settings import Settings, Work
 from tests.support import hostile, records
+from tests.support.jobs import Preloaded, queued, stored
 from tests.support.shared import shared_dicom
 from workers.loaded import Loaded, LoadedModels
 from workers.pipeline import Worker, hand_back_unfinished, run_job
-from workers.sandbox import Decoders
 
 POSITIVE = "cxr_wrapped/wrap_09_pneumonia.dcm"
 LATERAL = "cxr/nih_udacity_test6.dcm"
@@ -37,56 +33,9 @@ def loaded() -> Loaded:
     return LoadedModels(Settings()).get("cxr-pneumonia")
 
 
-class Preloaded(LoadedModels):
-    """The real models, one of them loaded already; `before` runs whenever a job asks for its model."""
-
-    def __init__(self, settings: Settings, loaded: Loaded, before: Callable[[], None] = lambda: None) -> None:
-        super().__init__(settings)
-        self._by_id[loaded.bundle.manifest.id] = self._keep(loaded).bundle.identity.bundle_digest
-        self._before = before
-
-    def get(self, model_id: str) -> Loaded:
-        self._before()
-        return super().get(model_id)
-
-
-@pytest.fixture
-def settings(tmp_path: Path) -> Settings:
-    peers = {"pacs": Peer(ae_title="MODALITY", host="127.0.0.1")}
-    return Settings(data_dir=tmp_path / "data", peers=peers, work=Work(max_attempts=2))
-
-
-@pytest.fixture
-def worker(settings: Settings, record: Record, loaded: Loaded, decoders: Decoders) -> Worker:
-    return Worker(settings, record, Preloaded(settings, loaded), decoders, "host:infer:1")
-
-
-def store(settings: Settings, name: str | Path) -> NewInstance:
-    """Put a file into the data folder; what the listener would record of it."""
-    source = name if isinstance(name, Path) else shared_dicom() / name
-    header = read_file(source)
-    relative = Path("instances") / f"{hashlib.sha256(header.sop_instance_uid.encode()).hexdigest()}.dcm"
-    (settings.data_dir / relative).parent.mkdir(parents=True, exist_ok=True)
-    shutil.copy(source, settings.data_dir / relative)
-    return records.image(
-        study=header.study_instance_uid,
-        series_instance_uid=header.series_instance_uid,
-        sop_instance_uid=header.sop_instance_uid,
-        sop_class_uid=header.sop_class_uid,
-        path=relative.as_posix(),
-        facts=facts(header, "MODALITY"),
-        patient_id="",
-    )
-
-
 def queue(record: Record, *images: NewInstance, model: str = "cxr-pneumonia") -> str:
-    """One job on all of these images, which are of one study."""
-    records.receive(record, *images)
-    view = records.load(record, images[0].study_instance_uid)
-    revision: NewRevision = records.revision(view, scope=Scope.STUDY, jobs=(NewJob(model, "routine", ("sender",)),))
-    records.settle(record, view, revision)
-    (job_id,) = records.job_ids(record)
-    return job_id
+    """A job for the shipped model, unless told otherwise."""
+    return queued(record, *images, model=model)
 
 
 def state(record: Record, what: Callable[..., list[dict[str, Any]]] = listing.jobs) -> list[dict[str, Any]]:
@@ -107,7 +56,7 @@ def result_files(settings: Settings) -> dict[str, bytes]:
 def test_a_positive_image_becomes_a_report_and_a_picture_for_its_sender(
     worker: Worker, record: Record, settings: Settings
 ) -> None:
-    run_job(worker, queue(record, store(settings, POSITIVE)))
+    run_job(worker, queue(record, stored(settings, POSITIVE)))
     (job,) = state(record)
     assert (job["state"], job["model_version"] != "") == ("DONE", True)
     (instance,) = state(record, listing.instances)
@@ -123,7 +72,7 @@ def test_a_positive_image_becomes_a_report_and_a_picture_for_its_sender(
 def test_a_message_that_comes_twice_does_nothing_the_second_time(
     worker: Worker, record: Record, settings: Settings
 ) -> None:
-    job_id = queue(record, store(settings, POSITIVE))
+    job_id = queue(record, stored(settings, POSITIVE))
     run_job(worker, job_id)
     before = (state(record), result_files(settings))
     run_job(worker, job_id)
@@ -135,7 +84,7 @@ def test_a_job_taken_over_gives_the_very_same_objects_once(
     worker: Worker, record: Record, settings: Settings, loaded: Loaded
 ) -> None:
     """The first worker has written its files when it finds its lease gone; the second one's are equal to the byte."""
-    job_id = queue(record, store(settings, POSITIVE))
+    job_id = queue(record, stored(settings, POSITIVE))
     stolen: list[bool] = []
 
     def steal() -> None:
@@ -159,7 +108,7 @@ def test_a_job_taken_over_gives_the_very_same_objects_once(
 def test_what_the_model_must_not_read_gets_a_report_that_says_so(
     worker: Worker, record: Record, settings: Settings
 ) -> None:
-    run_job(worker, queue(record, store(settings, LATERAL)))
+    run_job(worker, queue(record, stored(settings, LATERAL)))
     (job,) = state(record)
     assert (job["state"], job["reason"]) == ("NOT_ANALYSED", "view not stated")
     (delivery,) = state(record, listing.deliveries)
@@ -174,7 +123,7 @@ def test_pixels_that_cannot_be_decoded_are_a_reason_too(
     item, delimiter = b"\xfe\xff\x00\xe0", b"\xfe\xff\xdd\xe0"
     broken.PixelData = item + bytes(4) + item + b"\x04\x00\x00\x00\xff\xd8\xff\xd9" + delimiter + bytes(4)
     broken.save_as(tmp_path / "broken.dcm")
-    run_job(worker, queue(record, store(settings, tmp_path / "broken.dcm")))
+    run_job(worker, queue(record, stored(settings, tmp_path / "broken.dcm")))
     (job,) = state(record)
     assert job["state"] == "NOT_ANALYSED"
     assert job["reason"]
@@ -184,12 +133,12 @@ def test_pixels_that_cannot_be_decoded_are_a_reason_too(
 def test_one_unreadable_image_does_not_keep_the_others_from_being_read(
     worker: Worker, record: Record, settings: Settings, tmp_path: Path
 ) -> None:
-    good = store(settings, POSITIVE)
+    good = stored(settings, POSITIVE)
     lateral = dcmread(shared_dicom() / POSITIVE)
     lateral.SOPInstanceUID = lateral.file_meta.MediaStorageSOPInstanceUID = f"{lateral.SOPInstanceUID[:50]}.2"
     lateral.ViewPosition = "LL"
     lateral.save_as(tmp_path / "lateral.dcm")
-    run_job(worker, queue(record, good, store(settings, tmp_path / "lateral.dcm")))
+    run_job(worker, queue(record, good, stored(settings, tmp_path / "lateral.dcm")))
     (job,) = state(record)
     assert job["state"] == "DONE"
     assert "1 of 2 images were not analysed: lateral view" in job["reason"]
@@ -206,14 +155,14 @@ def poison(settings: Settings, folder: Path, like: Path) -> NewInstance:
         StudyInstanceUID=study.StudyInstanceUID,
         SeriesInstanceUID=study.SeriesInstanceUID,
     )
-    return store(settings, file)
+    return stored(settings, file)
 
 
 def test_a_poison_image_costs_itself_and_no_other(
     worker: Worker, record: Record, settings: Settings, tmp_path: Path
 ) -> None:
     good = shared_dicom() / POSITIVE
-    run_job(worker, queue(record, poison(settings, tmp_path, good), store(settings, good)))
+    run_job(worker, queue(record, poison(settings, tmp_path, good), stored(settings, good)))
     (job,) = state(record)
     assert job["state"] == "DONE"
     assert "1 of 2 images were not analysed: its decoder died 2 times: it was ended by SIGABRT" in job["reason"]
@@ -240,7 +189,7 @@ def test_where_poison_is_all_there_is_the_job_is_parked_until_a_person_retries_i
 def test_a_file_damaged_on_the_disk_is_reported_by_what_the_record_knows_of_it(
     worker: Worker, record: Record, settings: Settings
 ) -> None:
-    image = store(settings, POSITIVE)
+    image = stored(settings, POSITIVE)
     job_id = queue(record, image)
     (settings.data_dir / image.path).write_bytes(b"nothing of it is left")
     run_job(worker, job_id)
@@ -255,7 +204,7 @@ def test_a_file_damaged_on_the_disk_is_reported_by_what_the_record_knows_of_it(
 def test_an_unknown_model_parks_the_job_and_names_what_there_is(
     worker: Worker, record: Record, settings: Settings
 ) -> None:
-    run_job(worker, queue(record, store(settings, POSITIVE), model="no-such-model"))
+    run_job(worker, queue(record, stored(settings, POSITIVE), model="no-such-model"))
     (job,) = state(record)
     assert job["state"] == "PARKED"
     assert "cxr-pneumonia" in job["reason"]
@@ -263,7 +212,7 @@ def test_an_unknown_model_parks_the_job_and_names_what_there_is(
 
 
 def test_a_file_that_is_gone_parks_the_job(worker: Worker, record: Record, settings: Settings) -> None:
-    image = store(settings, POSITIVE)
+    image = stored(settings, POSITIVE)
     job_id = queue(record, image)
     (settings.data_dir / image.path).unlink()
     run_job(worker, job_id)
@@ -275,7 +224,7 @@ def test_a_file_that_is_gone_parks_the_job(worker: Worker, record: Record, setti
 def test_work_cut_short_is_tried_again_and_parked_in_the_end(
     worker: Worker, record: Record, settings: Settings
 ) -> None:
-    job_id = queue(record, store(settings, POSITIVE))
+    job_id = queue(record, stored(settings, POSITIVE))
     assert records.claim(record, job_id, worker.owner, max_attempts=2) is not None
     hand_back_unfinished(worker, job_id, "it took too long")
     assert state(record)[0]["state"] == "QUEUED"
@@ -291,7 +240,7 @@ def test_results_for_a_sender_nobody_configured_stay_and_say_so(
     worker: Worker, record: Record, settings: Settings
 ) -> None:
     lonely = replace(worker, settings=settings.model_copy(update={"peers": {}}))
-    run_job(lonely, queue(record, store(settings, POSITIVE)))
+    run_job(lonely, queue(record, stored(settings, POSITIVE)))
     (job,) = state(record)
     assert job["state"] == "DONE"
     assert "results stay on this node" in job["reason"]

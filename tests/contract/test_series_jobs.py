@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,20 +9,17 @@ import pytest
 from pydicom import dcmread
 
 from db import jobs, listing
-from db.domain import NewInstance, NewJob
 from db.session import Record
-from db.states import Scope
 from models.registry import load_bundle
 from models.runner import load_runner
-from node.header import facts, read_file
-from node.settings import Peer, Settings, Work
+from node.settings import Settings, Work
 from tests.support import records
+from tests.support.jobs import Preloaded, queued, stored
 from tests.support.series import lively_series_bundle
 from tests.support.shared import shared_dicom
 from tests.support.validators import dciodvfy
-from workers.loaded import Loaded, LoadedModels
+from workers.loaded import Loaded
 from workers.pipeline import Worker, run_job
-from workers.sandbox import Decoders
 
 pytestmark = [pytest.mark.tensorflow, pytest.mark.e2e]
 
@@ -39,50 +34,6 @@ def loaded(tmp_path_factory: pytest.TempPathFactory) -> Loaded:
     return Loaded(bundle, load_runner(bundle, "cpu"))
 
 
-class Preloaded(LoadedModels):
-    """Has the series model, by its id."""
-
-    def __init__(self, settings: Settings, loaded: Loaded) -> None:
-        super().__init__(settings)
-        self._by_id[loaded.bundle.manifest.id] = self._keep(loaded).bundle.identity.bundle_digest
-
-
-@pytest.fixture
-def settings(tmp_path: Path) -> Settings:
-    peers = {"pacs": Peer(ae_title="MODALITY", host="127.0.0.1")}
-    return Settings(data_dir=tmp_path / "data", peers=peers, work=Work(max_attempts=2))
-
-
-@pytest.fixture
-def worker(settings: Settings, record: Record, loaded: Loaded, decoders: Decoders) -> Worker:
-    return Worker(settings, record, Preloaded(settings, loaded), decoders, "host:infer:1")
-
-
-def stored(settings: Settings, path: Path) -> NewInstance:
-    header = read_file(path)
-    relative = Path("instances") / f"{hashlib.sha256(header.sop_instance_uid.encode()).hexdigest()}.dcm"
-    (settings.data_dir / relative).parent.mkdir(parents=True, exist_ok=True)
-    shutil.copy(path, settings.data_dir / relative)
-    return records.image(
-        study=header.study_instance_uid,
-        series_instance_uid=header.series_instance_uid,
-        sop_instance_uid=header.sop_instance_uid,
-        sop_class_uid=header.sop_class_uid,
-        path=relative.as_posix(),
-        facts=facts(header, "MODALITY"),
-        patient_id="",
-    )
-
-
-def queued(record: Record, images: list[NewInstance]) -> str:
-    records.receive(record, *images)
-    view = records.load(record, images[0].study_instance_uid)
-    revision = records.revision(view, scope=Scope.STUDY, jobs=(NewJob("test-model", "routine", ("sender",)),))
-    records.settle(record, view, revision)
-    (job_id,) = records.job_ids(record)
-    return job_id
-
-
 def results(settings: Settings) -> dict[str, bytes]:
     paths = sorted((settings.data_dir / "results").rglob("*.dcm"))
     return {str(path): path.read_bytes() for path in paths}
@@ -91,18 +42,15 @@ def results(settings: Settings) -> dict[str, bytes]:
 def test_a_series_becomes_one_report_and_survives_a_worker_that_loses_its_lease(
     worker: Worker, record: Record, settings: Settings, loaded: Loaded
 ) -> None:
-    job_id = queued(record, [stored(settings, path) for path in CHEST[::-1]])
+    job_id = queued(record, *(stored(settings, path) for path in CHEST[::-1]), model="test-model")
 
-    class Stolen(Preloaded):
+    def steal() -> None:
         """Another worker takes the job over while this one reads."""
+        with record.write() as session:
+            jobs.release(session, "host:infer:1")
+        assert records.claim(record, job_id, "host:infer:2", lease_s=-1.0) is not None
 
-        def get(self, model_id: str) -> Loaded:
-            with record.write() as session:
-                jobs.release(session, "host:infer:1")
-            assert records.claim(record, job_id, "host:infer:2", lease_s=-1.0) is not None
-            return super().get(model_id)
-
-    run_job(replace(worker, models=Stolen(settings, loaded)), job_id)
+    run_job(replace(worker, models=Preloaded(settings, loaded, steal)), job_id)
     written = results(settings)
     run_job(replace(worker, owner="host:infer:3", settings=settings.model_copy(update={"work": Work()})), job_id)
     with record.read() as session:
@@ -130,7 +78,8 @@ def test_a_series_becomes_one_report_and_survives_a_worker_that_loses_its_lease(
 
 
 def test_a_gap_is_a_reason_and_a_report_that_says_so(worker: Worker, record: Record, settings: Settings) -> None:
-    run_job(worker, queued(record, [stored(settings, path) for path in CHEST if path != CHEST[4]]))
+    images = [stored(settings, path) for path in CHEST if path != CHEST[4]]
+    run_job(worker, queued(record, *images, model="test-model"))
     with record.read() as session:
         (job,) = listing.jobs(session)
         instances = listing.instances(session)
