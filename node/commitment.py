@@ -16,8 +16,8 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from db.errors import RetriableError
 from node.dataset_source import IMPLICIT_VR_LITTLE_ENDIAN, HeaderError
-from node.header import valid_uid
 from node.statuses import Status
+from node.uids import valid_uid
 
 log = structlog.get_logger(__name__)
 

@@ -30,7 +30,6 @@ __all__ = [
     "header_facts",
     "read_file",
     "read_header",
-    "valid_uid",
 ]
 
 _MOST_VALUE_BYTES = 1 << 12
@@ -278,11 +277,6 @@ def header_facts(stored: dict[str, Any]) -> dict[str, Any]:
     """The part of `facts` whose keys are the fields of ``models.contracts.HeaderFacts``; lists become tuples."""
     kept = {key: value for key, value in stored.items() if key not in _ONLY_FOR_THE_NODE}
     return {key: tuple(value) if isinstance(value, list) else value for key, value in kept.items()}
-
-
-def valid_uid(uid: str) -> bool:
-    """Digits and single dots, at most 64 characters (PS3.5 section 9.1, but for leading zeros, which occur)."""
-    return len(uid) <= 64 and re.fullmatch(r"[0-9]+(\.[0-9]+)*", uid) is not None
 
 
 def _header(dataset: RawDataset, whole: bool) -> Header:

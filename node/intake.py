@@ -18,12 +18,13 @@ from db.states import RefusalKind
 from node import storage
 from node.dataset_source import HeaderError
 from node.group_commit import GroupCommit
-from node.header import Header, examine_stream, facts, valid_uid
+from node.header import Header, examine_stream, facts
 from node.identity import MANUFACTURER
 from node.incoming import IncomingFile
 from node.settings import Settings
 from node.statuses import Status
 from node.syntaxes import readable_sop_classes
+from node.uids import valid_uid
 from node.upper_layer.association import printable
 
 log = structlog.get_logger(__name__)

@@ -15,8 +15,8 @@ from typing import Any, TextIO
 import structlog
 from structlog.typing import Processor
 
-from node.header import valid_uid
 from node.settings import Settings
+from node.uids import valid_uid
 
 # Keys that no event may carry, whatever a caller passes.
 _FORBIDDEN = frozenset(

@@ -15,8 +15,9 @@ from pydicom import dcmread
 
 from db.errors import StorageFull
 from node.dataset_source import HeaderError
-from node.header import Header, valid_uid
+from node.header import Header
 from node.settings import Settings, config_digest
+from node.uids import valid_uid
 from workers.analysis import SourceInput, analyse, limits_for, terms_for
 from workers.loaded import Loaded, LoadedModels
 from workers.pipeline import summary_of

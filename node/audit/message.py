@@ -34,7 +34,7 @@ from node.audit.catalogue import (
     Who,
     meaning_of,
 )
-from node.header import valid_uid
+from node.uids import valid_uid
 
 DECLARATION = '<?xml version="1.0" encoding="UTF-8"?>'
 WITHHELD = "withheld"

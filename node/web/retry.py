@@ -9,7 +9,7 @@ from fastapi.responses import RedirectResponse
 
 from db import deliveries, jobs, worklist
 from db.states import JobState
-from node.header import valid_uid
+from node.uids import valid_uid
 from node.web.access import Access
 from node.web.context import context_of
 from node.web.identity import Principal

@@ -14,7 +14,7 @@ from db.states import DeliveryState, JobState
 from db.study_details import ImageView, ResultView
 from db.types import utcnow
 from db.worklist import JobView, StudyRow
-from node.header import valid_uid
+from node.uids import valid_uid
 from node.web.access import Access
 from node.web.context import Context, context_of
 from node.web.guard import client_of

@@ -17,7 +17,8 @@ from pydicom.sequence import Sequence
 from pydicom.uid import UID
 
 from models.contracts import HeaderFacts
-from node.header import HeaderError, check_complete, examine, facts, header_facts, read_file, read_header, valid_uid
+from node.header import HeaderError, check_complete, examine, facts, header_facts, read_file, read_header
+from node.uids import valid_uid
 
 DATA = Path(__file__).parents[2].parent / "shared" / "data" / "dicom"
 IMPLICIT, EXPLICIT = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1"

@@ -16,8 +16,8 @@ from db import audit, circuits, schema
 from db.audit import Wanted
 from db.session import Record
 from node import storage
-from node.header import valid_uid
 from node.settings import Settings
+from node.uids import valid_uid
 from node.web.metrics import render
 
 ROOT = Path(__file__).parents[2]

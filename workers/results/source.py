@@ -11,7 +11,7 @@ from pydicom.dataset import Dataset
 from pydicom.valuerep import PersonName
 
 from db.errors import UnreadableError
-from node.header import valid_uid
+from node.uids import valid_uid
 
 _ORIENTATION = re.compile(r"[AFHLPR]{1,3}|LE|RT|CR|CD|[DVM]")
 _CODE = re.compile(r"[A-Z0-9_ ]{1,16}")
