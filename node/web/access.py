@@ -21,7 +21,7 @@ from node.web.context import context_of
 from node.web.guard import client_of
 from node.web.identity import Principal, authenticate, cookie_name
 from node.web.permissions import Permission
-from node.web.problems import Problem
+from node.web.problems import Problem, route_of
 
 _CHANGES_NOTHING = frozenset({"GET", "HEAD", "OPTIONS"})
 _FORM = "application/x-www-form-urlencoded"
@@ -94,13 +94,12 @@ def _from_here(request: Request) -> bool:
 
 
 def _note_denied(request: Request, principal: Principal, permission: Permission) -> None:
-    route = getattr(request.scope.get("route"), "path", "")
     with context_of(request).record.write() as session:
         audit.note(
             session,
             "access_denied",
             actor=principal.actor,
-            subject=route,
+            subject=route_of(request),
             outcome="failure",
             permission=permission.value,
             address=client_of(request).address,

@@ -13,7 +13,7 @@ from node.web import tokens
 from node.web.context import context_of
 from node.web.guard import client_of
 from node.web.permissions import Permission, permissions_of, permissions_of_scopes
-from node.web.problems import LoginNeeded, Problem
+from node.web.problems import LoginNeeded, Problem, route_of
 
 # Programs have no business on people's pages.
 _FOR_KEYS = ("/api/", "/metrics")
@@ -83,8 +83,14 @@ def _note_wrong_key(request: Request) -> None:
         known = sessions.failures_of(session, tokens.digest(address), window_s=web.lock_s, now=now)
         if known < web.address_failures:
             sessions.count_failure(session, tokens.digest(address), window_s=web.lock_s, now=now)
-            route = getattr(request.scope.get("route"), "path", "")
-            audit.note(session, "access_denied", actor="unknown key", subject=route, outcome="failure", address=address)
+            audit.note(
+                session,
+                "access_denied",
+                actor="unknown key",
+                subject=route_of(request),
+                outcome="failure",
+                address=address,
+            )
     if known >= web.address_failures:
         raise Problem(429, "too many wrong keys from this address; wait", {"Retry-After": str(int(web.lock_s))})
 

@@ -51,6 +51,11 @@ def is_for_people(request: Request) -> bool:
     return "text/html" in request.headers.get("accept", "")
 
 
+def route_of(request: Request) -> str:
+    """The route's pattern: the path itself may hold what a peer sent."""
+    return getattr(request.scope.get("route"), "path", "")
+
+
 def add_handlers(app: FastAPI) -> None:
     """Give every way to fail its answer."""
     app.add_exception_handler(Problem, _on_problem)
@@ -96,10 +101,5 @@ def _on_known(request: Request, error: Any) -> Response:
 
 
 def _on_unknown(request: Request, error: Any) -> Response:
-    log.error("web_failed", path=_route(request), exc_info=error)
+    log.error("web_failed", path=route_of(request), exc_info=error)
     return _answer(request, 500, "this failed; the log says where")
-
-
-def _route(request: Request) -> str:
-    """The route's pattern: the path itself may hold what a peer sent."""
-    return getattr(request.scope.get("route"), "path", "")
