@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import ipaddress
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from node.settings_section import Section, is_loopback
 
 
-class AuditTrail(BaseModel):
+class AuditTrail(Section):
     """The audit trail: its chain, and the collector it is sent to."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     collector_host: str = Field("", description="Host of the syslog collector; empty sends to none.")
     collector_port: int = Field(6514, ge=1, le=65535, description="Its port.")
@@ -41,7 +40,7 @@ class AuditTrail(BaseModel):
     def _consistent(self) -> AuditTrail:
         if (self.certificate is None) != (self.private_key is None):
             raise ValueError("certificate and private_key come together")
-        if self.transport == "tcp" and self.collector_host and not _on_this_machine(self.collector_host):
+        if self.transport == "tcp" and self.collector_host and not is_loopback(self.collector_host):
             raise ValueError("tcp sends in the clear: it reaches a collector on loopback only; use tls")
         return self
 
@@ -49,12 +48,3 @@ class AuditTrail(BaseModel):
     def collector(self) -> str:
         """Its name in the record; "" where there is none."""
         return f"{self.collector_host}:{self.collector_port}" if self.collector_host else ""
-
-
-def _on_this_machine(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

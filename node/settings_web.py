@@ -6,14 +6,12 @@ import ipaddress
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
+
+from node.settings_section import Section
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class OidcRoles(_Section):
+class OidcRoles(Section):
     """Which groups of the identity provider have which role here."""
 
     viewer: tuple[str, ...] = Field((), description="Groups whose members may look.")
@@ -29,7 +27,7 @@ class OidcRoles(_Section):
         )
 
 
-class Oidc(_Section):
+class Oidc(Section):
     """Log-in through a hospital's identity provider (OpenID Connect, code flow with PKCE)."""
 
     issuer: str = Field("", description="Issuer URL of the identity provider; empty switches this off.")
@@ -55,7 +53,7 @@ class Oidc(_Section):
         return self
 
 
-class Web(_Section):
+class Web(Section):
     """The web side: who may come in, and what a person sees."""
 
     certificate: Path | None = Field(None, description="PEM certificate chain; switches HTTPS on.")

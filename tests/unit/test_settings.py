@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from db.errors import ConfigError
-from node.settings import Peer, Settings, broker_socket, config_digest, is_loopback, load
+from node.settings import Peer, Settings, broker_socket, config_digest, load
+from node.settings_section import is_loopback
 from workers.app import make_app
 
 
