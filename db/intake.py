@@ -59,21 +59,6 @@ _TOUCH = (
 )
 
 
-def find_instance(session: Session, sop_instance_uid: str) -> tuple[str, str] | None:
-    """(sha256, path) of the instance with that UID, or None."""
-    row = session.execute(
-        select(Instance.sha256, Instance.path).where(Instance.sop_instance_uid == sop_instance_uid)
-    ).one_or_none()
-    return None if row is None else (row[0], row[1])
-
-
-def is_own_result(session: Session, sop_instance_uid: str) -> bool:
-    """True when this node made the object: it must never read its own results."""
-    made = select(Result.id).where(Result.sop_instance_uid == sop_instance_uid)
-    sent = select(Delivery.id).where(Delivery.sent_sop_instance_uid == sop_instance_uid)
-    return session.scalar(made) is not None or session.scalar(sent.limit(1)) is not None
-
-
 def record_instance(session: Session, new: NewInstance) -> Intake:
     """`record_instances` of one, in a session's transaction."""
     return record_instances(session.connection(), [new])[0]

@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 from sqlalchemy import select, update
 
-from db import circuits, deliveries, intake, jobs
+from db import circuits, deliveries, jobs
 from db.domain import DueDelivery, ResultRef
 from db.session import Record
 from db.states import DeliveryState
-from db.tables import Audit, Circuit, Delivery, Outbox
+from db.tables import Audit, Circuit, Delivery, Instance, Outbox
 from db.types import utcnow
-from tests.support.records import EXPLICIT, SENDER, STUDY, finished_job, race, result
+from tests.support.records import EXPLICIT, SENDER, STUDY, finished_job, image, race, receive, result
 
 OTHER = "host-b:sender-1"
 ENHANCED_SR = "1.2.840.10008.5.1.4.1.1.88.22"
@@ -106,11 +106,13 @@ def test_what_the_peer_took_is_remembered_under_its_own_uid(record: Record) -> N
         assert not deliveries.mark_sent(session, due.id, SENDER, taken, "twice")
         assert deliveries.unproved(session, "pacs", [due.id, 4711]) == [(due.id, taken)]
         assert deliveries.unproved(session, "ris", [due.id]) == []
-        assert intake.is_own_result(session, "1.9.9")
     (row,) = rows(record)
     assert (row.state, row.reason, row.lease_owner, row.lease_until) == ("SENT", "sent as Enhanced SR", "", None)
     assert row.sent_at is not None
     assert row.confirmed_at is None
+    receive(record, image(9, sop_instance_uid="1.9.9"))
+    with record.read() as session:
+        assert session.scalar(select(Instance.own_result).where(Instance.sop_instance_uid == "1.9.9")) is True
 
 
 def test_a_failure_waits_for_its_time(record: Record) -> None:
