@@ -92,7 +92,9 @@ class GroupCommit:
             except RetriableError as error:
                 one.outcome = error
             except SQLAlchemyError as error:
-                # Not its text: it quotes the values that were to be written.
-                one.outcome = RecordUnavailable(
-                    f"the record did not take it ({type(error).__name__}); see the database's own log"
-                )
+                one.outcome = not_recorded(error)
+
+
+def not_recorded(error: SQLAlchemyError) -> RecordUnavailable:
+    # Not its text: it quotes the values that were to be written.
+    return RecordUnavailable(f"the record did not take it ({type(error).__name__}); see the database's own log")

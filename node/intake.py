@@ -11,13 +11,13 @@ import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
 from db.domain import Intake, NewInstance, NewRefusal
-from db.errors import RecordUnavailable, RefusedError, RetriableError
+from db.errors import RefusedError, RetriableError
 from db.intake import record_refusal
 from db.session import Record
 from db.states import RefusalKind
 from node import storage
 from node.dataset_source import HeaderError
-from node.group_commit import GroupCommit
+from node.group_commit import GroupCommit, not_recorded
 from node.header import Header, examine_stream, facts
 from node.identity import MANUFACTURER
 from node.incoming import IncomingFile
@@ -172,10 +172,7 @@ class Receiver:
             with self.record.write() as session:
                 record_refusal(session, kind, refusal)
         except SQLAlchemyError as error:
-            # Not its text: it quotes the values that were to be written.
-            raise RecordUnavailable(
-                f"the record did not take it ({type(error).__name__}); see the database's own log"
-            ) from error
+            raise not_recorded(error) from error
 
 
 def _check_command(arrival: Arrival) -> None:
