@@ -198,19 +198,16 @@ class SeriesRunner:
 
     def run(self, batch: FloatArray) -> Forward:
         """batch: float32 (N, slices, rows, columns, channels)."""
-        passes = [self._one(stack) for stack in batch]
-        return Forward(
-            np.stack([one.logits[0] for one in passes]),
-            np.stack([one.features[0] for one in passes]),
-            attention=np.stack([one.attention[0] for one in passes if one.attention is not None]),
-        )
+        logits, features, weights = zip(*map(self._one, batch), strict=True)
+        return Forward(np.stack(logits), np.stack(features), attention=np.stack(weights))
 
-    def _one(self, stack: FloatArray) -> Forward:
+    def _one(self, stack: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """Logits (labels,), features (slices, h, w, channels) and attention (slices,) of one series."""
         first, place = _distinct(stack)
         found = self._slices.run(stack[first])
-        features, logits = found.features[place], found.logits[place]
+        features = found.features[place]
         weights = self._attention.weights(pooled(features))
-        return Forward((weights @ logits)[np.newaxis], features[np.newaxis], attention=weights[np.newaxis])
+        return weights @ found.logits[place], features, weights
 
 
 def _distinct(stack: FloatArray) -> tuple[list[int], list[int]]:
