@@ -22,7 +22,7 @@ from workers.loaded import Loaded
 from workers.pixels import Limits, PixelError, Poison, display_uint8
 from workers.results import SourceResult
 from workers.sandbox import Examined, JobFiles, Terms
-from workers.series import Member, read_one_series, series_of
+from workers.series import ImageOutcome, Member, read_one_series, series_of
 from workers.sources import identifiers
 
 log = structlog.get_logger(__name__)
@@ -43,14 +43,6 @@ class SourceInput:
     facts: dict[str, Any] | None = None
     calling_ae: str = ""
     known: Header | None = None
-
-
-@dataclass(frozen=True)
-class ImageOutcome:
-    """What became of one image. reason: why it was not read, or what else there is to say of it."""
-
-    read: bool
-    reason: str
 
 
 @dataclass(frozen=True)
@@ -97,7 +89,7 @@ def _analyse_series(
         examined, unreadable = _examine(source, files)
         members.append(Member(place, source.path, examined, _facts(examined.header, source), unreadable))
     found = [read_one_series(model, group, files, _PICTURE_SIDE, progress) for group in series_of(members)]
-    by_place = {one.place: ImageOutcome(one.read, one.reason) for series in found for one in series.images}
+    by_place = {place: image for series in found for place, image in series.images.items()}
     results = tuple(series.result for series in found)
     images = tuple(by_place[place] for place in range(len(sources)))
     return Analysis(results, images, any(one.reading is not None for one in results), _reason(results, "series"))

@@ -41,20 +41,19 @@ class Member:
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What became of one image: read with its series, or the reason why it was not."""
+class ImageOutcome:
+    """What became of one image. reason: why it was not read, or what else there is to say of it."""
 
-    place: int
     read: bool
     reason: str
 
 
 @dataclass(frozen=True)
 class SeriesOutcome:
-    """One series: what its report says, and what became of each of its images."""
+    """One series: what its report says, and what became of each of its images, by place."""
 
     result: SourceResult
-    images: tuple[Outcome, ...]
+    images: dict[int, ImageOutcome]
 
 
 class _Refused(Exception):
@@ -90,7 +89,7 @@ def read_one_series(
         log.warning("series_not_analysed", images=len(members), reason=reason)
         first = (admitted or members)[0]
         header = first.examined.dataset
-        images = tuple(Outcome(one.place, False, refused.get(one.place, reason)) for one in members)
+        images = {one.place: ImageOutcome(False, refused.get(one.place, reason)) for one in members}
         return SeriesOutcome(SourceResult(header, None, reason, None, series=SeriesRead(len(members))), images)
     return _told(members, refused, volume, reading, picture)
 
@@ -191,14 +190,14 @@ def _told(
     chosen, ordered = {one.path for one in read.values()}, {one.path for one in volume.slices}
     beside = f"its series was read by {len(slices)} of {len(volume)} slices; this one was not among them"
 
-    def outcome(one: Member) -> Outcome:
+    def outcome(one: Member) -> ImageOutcome:
         if one.place in refused:
-            return Outcome(one.place, False, refused[one.place])
+            return ImageOutcome(False, refused[one.place])
         if one.path not in ordered:
-            return Outcome(one.place, False, "left out of its series: another size, orientation or the same place")
-        return Outcome(one.place, True, "" if one.path in chosen else beside)
+            return ImageOutcome(False, "left out of its series: another size, orientation or the same place")
+        return ImageOutcome(True, "" if one.path in chosen else beside)
 
-    return SeriesOutcome(result, tuple(outcome(one) for one in members))
+    return SeriesOutcome(result, {one.place: outcome(one) for one in members})
 
 
 def _left_out(refused: dict[int, str], images: int) -> tuple[str, ...]:
