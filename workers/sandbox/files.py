@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -65,9 +65,7 @@ class JobFiles:
     def __init__(self, decoders: Decoders, limits: Limits, most_lost_s: float = MOST_LOST_S) -> None:
         self.poisoned = False
         self._decoders = decoders
-        self._limits = {field.name: getattr(limits, field.name) for field in fields(limits)}
-        self._most_pixels = limits.max_frame_pixels
-        self._most_frames = limits.max_frames
+        self._limits = limits
         self._most_lost_s = most_lost_s
         self._lost_s = 0.0
 
@@ -85,7 +83,7 @@ class JobFiles:
 
         def taken(_: DecoderProcess, reply: Message) -> list[SliceHeader]:
             slices = reply.body["slices"]
-            if not 1 <= len(slices) <= self._most_frames:
+            if not 1 <= len(slices) <= self._limits.max_frames:
                 raise ValueError("number of slices")
             return [_slice_facts(one).at(path, frame) for frame, one in enumerate(slices)]
 
@@ -93,7 +91,8 @@ class JobFiles:
 
     def grey(self, path: Path, frame: int = 0) -> GreyImage:
         """One frame, as `workers.pixels.read_grey` gives it."""
-        return self._read(path, {"task": "grey", "frame": frame}, lambda at, reply: _grey(at, reply, self._most_pixels))
+        most_pixels = self._limits.max_frame_pixels
+        return self._read(path, {"task": "grey", "frame": frame}, lambda at, reply: _grey(at, reply, most_pixels))
 
     def _read(self, path: Path, body: dict[str, Any], take: Callable[[DecoderProcess, Message], T]) -> T:
         if self._lost_s >= self._most_lost_s:
@@ -109,7 +108,7 @@ class JobFiles:
 
         began = time.monotonic()
         try:
-            return self._decoders.read(path, {**body, "limits": self._limits}, checked)
+            return self._decoders.read(path, {**body, "limits": asdict(self._limits)}, checked)
         except Poison:
             self.poisoned = True
             self._lost_s += time.monotonic() - began
