@@ -95,14 +95,11 @@ class _Child:
     def _shared(self, image: GreyImage) -> Message:
         """The picture in memory that both processes see: float32 pixels, then a byte of each pixel's validity."""
         size = image.pixels.nbytes + (0 if image.valid is None else image.valid.nbytes)
-        fd = self._room_for(size)
-        if self._picture is None:
-            raise AssertionError("unreachable")
-        view = np.frombuffer(self._picture, np.uint8)
+        picture, fd = self._room_for(size)
+        view = np.frombuffer(picture, np.uint8)
         view[: image.pixels.nbytes].view(np.float32)[:] = image.pixels.ravel()
         if image.valid is not None:
             view[image.pixels.nbytes : size] = image.valid.ravel()
-        del view
         if size > KEPT_BYTES:
             self._picture = None
         window, table = _value_of_interest(image)
@@ -117,16 +114,16 @@ class _Child:
         }
         return Message(body, image.voi.values.tobytes() if isinstance(image.voi, LookupTable) else b"", fd)
 
-    def _room_for(self, size: int) -> int:
-        """The descriptor of new memory that is to be sent along; -1 where that of the last picture has room."""
+    def _room_for(self, size: int) -> tuple[mmap.mmap, int]:
+        """Memory, and its descriptor where it is new and to be sent along; -1 where the last picture's has room."""
         if self._picture is not None and len(self._picture) >= size:
-            return -1
+            return self._picture, -1
         self._picture = None
         fd = os.memfd_create("picture", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         os.ftruncate(fd, size)
         fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK)
         self._picture = mmap.mmap(fd, size)
-        return fd
+        return self._picture, fd
 
 
 def _value_of_interest(image: GreyImage) -> tuple[list[Any] | None, list[Any] | None]:
