@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import Select, select
@@ -42,6 +42,19 @@ class Entry:
     detail: dict[str, Any]
     position: int | None = None
     digest: str = ""
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """What the digest is computed over, as JSON holds it; ``at`` in UTC to the microsecond."""
+        return {
+            "id": self.id,
+            "at": self.at.astimezone(UTC).isoformat(timespec="microseconds"),
+            "event": self.event,
+            "outcome": self.outcome,
+            "actor": self.actor,
+            "subject": self.subject,
+            "detail": self.detail,
+        }
 
 
 @dataclass(frozen=True)

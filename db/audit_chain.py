@@ -15,7 +15,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import delete, func, insert, or_, select, text, update
@@ -57,16 +57,7 @@ class Verdict:
 
 def digest(previous: str, position: int, entry: Entry) -> str:
     """SHA-256 over a canonical form of the row (JSON, keys sorted, UTC to the microsecond), place and `previous`."""
-    body = {
-        "id": entry.id,
-        "at": entry.at.astimezone(UTC).isoformat(timespec="microseconds"),
-        "event": entry.event,
-        "outcome": entry.outcome,
-        "actor": entry.actor,
-        "subject": entry.subject,
-        "detail": entry.detail,
-    }
-    canonical = json.dumps(body, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    canonical = json.dumps(entry.values, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(f"{_FORMAT}\n{previous}\n{position}\n{canonical}".encode()).hexdigest()
 
 
@@ -90,8 +81,7 @@ def any_waiting(session: Session) -> bool:
 
 def seal(session: Session, *, limit: int = _MANY) -> tuple[int, Head]:
     """Give up to `limit` waiting rows their places. Returns how many, and the end of the chain afterwards."""
-    if session.get_bind().dialect.name == "postgresql":
-        session.execute(text(f"SELECT pg_advisory_xact_lock({_POSTGRES_LOCK})"))
+    _alone(session)
     query = select(Audit).join(AuditUnsealed, AuditUnsealed.audit_id == Audit.id).order_by(Audit.id).limit(limit)
     end = head(session)
     links: list[dict[str, Any]] = []
@@ -101,8 +91,8 @@ def seal(session: Session, *, limit: int = _MANY) -> tuple[int, Head]:
         end = after
     if links:
         session.execute(insert(AuditLink), links)
-        sealed = [link["audit_id"] for link in links]
-        affected(session, delete(AuditUnsealed).where(AuditUnsealed.audit_id.in_(sealed)))
+        placed = [link["audit_id"] for link in links]
+        affected(session, delete(AuditUnsealed).where(AuditUnsealed.audit_id.in_(placed)))
     return len(links), end
 
 
@@ -214,6 +204,12 @@ def _loose(session: Session) -> str:
     return "" if gone is None else f"the row with audit id {gone} was taken out before it had a place"
 
 
+def _alone(session: Session) -> None:
+    """No other session changes the chain until this transaction ends; SQLite has one writer as it is."""
+    if session.get_bind().dialect.name == "postgresql":
+        session.execute(text(f"SELECT pg_advisory_xact_lock({_POSTGRES_LOCK})"))
+
+
 def _base(session: Session) -> Head:
     last = session.execute(
         select(AuditBase.position, AuditBase.digest).order_by(AuditBase.position.desc()).limit(1)
@@ -237,8 +233,7 @@ def prune(session: Session, *, before: datetime, actor: str, collector: str = ""
     collector: only what it has got. What remains begins with the digest of the last that went, and a new row says so.
     Returns how many went.
     """
-    if session.get_bind().dialect.name == "postgresql":
-        session.execute(text(f"SELECT pg_advisory_xact_lock({_POSTGRES_LOCK})"))
+    _alone(session)
     end = head(session)
     young = session.scalar(
         select(func.min(AuditLink.position)).join(Audit, Audit.id == AuditLink.audit_id).where(Audit.at >= before)

@@ -132,17 +132,7 @@ def export(
 
 def as_json(entry: Entry) -> dict[str, Any]:
     """The row as JSON holds it; with it anybody can compute the digest again."""
-    return {
-        "position": entry.position,
-        "digest": entry.digest,
-        "id": entry.id,
-        "at": entry.at.astimezone(UTC).isoformat(timespec="microseconds"),
-        "event": entry.event,
-        "outcome": entry.outcome,
-        "actor": entry.actor,
-        "subject": entry.subject,
-        "detail": entry.detail,
-    }
+    return {"position": entry.position, "digest": entry.digest, **entry.values}
 
 
 def _write_lines(file: TextIO, entries: Iterator[Entry], _origin: Origin) -> int:
