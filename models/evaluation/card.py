@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from models.datasets.samples import PARTS
 from models.evaluation.html import CLASS_FIGURES, FIRST, name_of
 
 _CALIBRATIONS = {
@@ -77,9 +78,6 @@ def _model(document: Mapping[str, Any]) -> str:
     if gate:
         lines.append(f"- Gate: images beyond {gate['threshold']:g} ({gate['method']} distance) are not read")
     return "\n".join(lines)
-
-
-PARTS = ("train", "validation", "test")
 
 
 def _record(record: Mapping[str, Any]) -> str:

@@ -69,6 +69,7 @@ def evaluate(
     """
     request = request or Request()
     judged, left_out, skipped = _judge((bundle, runner), found, images, request, each)
+    unreadable, refused = (_listed(left_out, kind) for kind in ("unreadable", "unlike the training images"))
     document: dict[str, Any] = {
         "schema": SCHEMA,
         **_identity(bundle),
@@ -77,12 +78,12 @@ def evaluate(
         "exclusive": judged.exclusive,
         **sizes(judged),
         "skipped": skipped,
-        "unreadable": _listed(left_out, "unreadable"),
-        "refused_by_gate": _listed(left_out, "unlike the training images"),
+        "unreadable": unreadable,
+        "refused_by_gate": refused,
         "left_out": {
             "rows": sum(problem.count for problem in found.problems if problem.left_out),
-            "unreadable": sum(one.kind == "unreadable" for one in left_out),
-            "refused_by_gate": sum(one.kind == "unlike the training images" for one in left_out),
+            "unreadable": len(unreadable),
+            "refused_by_gate": len(refused),
         },
         "problems": [{"where": p.where, "what": p.what, "count": p.count} for p in found.problems],
         "resamples": request.rules.resamples,
