@@ -89,9 +89,7 @@ def show_study(
     row, images, results = _load(context, uid)
     show = may_show(request, principal, asked=patients == "show")
     _note_viewed(request, principal, uid, patient_shown=show)
-    shown = next((one for one in images if one.sop_instance_uid == image), None) or next(
-        (one for one in images if one.has_pixels), None
-    )
+    shown = _shown(images, image) if principal.may(Permission.IMAGES_READ) else None
     with context.record.read() as session:
         history = study_details.history(session, uid, [job.id for job in row.jobs])
     runs = _runs(row, results)
@@ -104,8 +102,8 @@ def show_study(
         runs=[run for run in runs if run.job.current],
         earlier=[run for run in runs if not run.job.current],
         images=images,
-        shown=shown if principal.may(Permission.IMAGES_READ) else None,
-        overlays=_overlays(context, results, shown) if principal.may(Permission.IMAGES_READ) else [],
+        shown=shown,
+        overlays=[] if shown is None else _overlays(context, results, shown),
         given_up=any(run.job.state is JobState.PARKED for run in runs) or DeliveryState.DEAD in row.deliveries,
         delivery_words=DELIVERY_WORDS,
         centre=centre,
@@ -117,8 +115,9 @@ def show_study(
 def show_report(request: Request, principal: PatientReader, uid: str, sop: str) -> Response:
     """A structured report as text."""
     context = context_of(request)
-    found = _result(context, uid, sop, _REPORT)
-    lines: list[ReportLine] = report_lines(context.settings.data_dir / found.path)
+    _check(sop)
+    _, _, results = _load(context, uid)
+    lines: list[ReportLine] = report_lines(context.settings.data_dir / _result(results, sop, _REPORT).path)
     with context.record.write() as session:
         audit.note(
             session,
@@ -155,9 +154,10 @@ def picture(
 def map_picture(request: Request, _principal: Looker, uid: str, sop: str) -> Response:
     """The map of a result, cut to the image it was drawn on."""
     context = context_of(request)
-    path = context.settings.data_dir / _result(context, uid, sop, _PICTURE).path
+    _check(sop)
+    _, images, results = _load(context, uid)
+    path = context.settings.data_dir / _result(results, sop, _PICTURE).path
     drawn = drawn_on(path)
-    _, images, _ = _load(context, uid)
     source = next((one for one in images if one.sop_instance_uid == drawn.source_uid), None)
     if source is None:
         raise Problem(404, "the image it was drawn on is not here")
@@ -220,22 +220,31 @@ def _runs(row: StudyRow, results: list[ResultView]) -> list[Run]:
         Run(
             job,
             findings(job),
-            [
-                (str(one.get("sop_instance_uid", "")), str(one.get("reason", "")))
-                for one in worklist.images(job)
-                if not one.get("analysed")
-            ]
-            or ([("", job.reason)] if job.state in {JobState.PARKED, JobState.NOT_ANALYSED} else []),
+            _refused(job),
             [result for result in results if result.job_id == job.id],
         )
         for job in sorted(row.jobs, key=lambda job: job.created_at, reverse=True)
     ]
 
 
-def _overlays(context: Context, results: list[ResultView], shown: ImageView | None) -> list[Overlay]:
-    """The maps that were drawn on the image shown; one whose file is gone is left out, and logged where it is read."""
+def _refused(job: JobView) -> list[tuple[str, str]]:
+    """(image, why it was not analysed); without an image where the job as a whole says why."""
+    refused = [one for one in worklist.images(job) if not one.get("analysed")]
+    if not refused and job.state in {JobState.PARKED, JobState.NOT_ANALYSED}:
+        return [("", job.reason)]
+    return [(str(one.get("sop_instance_uid", "")), str(one.get("reason", ""))) for one in refused]
+
+
+def _shown(images: list[ImageView], wanted: str) -> ImageView | None:
+    """The image asked for; where it is not here, the first that has pixels."""
+    asked = (one for one in images if one.sop_instance_uid == wanted)
+    return next(asked, None) or next((one for one in images if one.has_pixels), None)
+
+
+def _overlays(context: Context, results: list[ResultView], shown: ImageView) -> list[Overlay]:
+    """The maps that were drawn on the image shown. Of one whose file cannot be read that much is said."""
     found = []
-    for result in results if shown is not None else ():
+    for result in results:
         if result.kind != _PICTURE:
             continue
         try:
@@ -243,7 +252,7 @@ def _overlays(context: Context, results: list[ResultView], shown: ImageView | No
         except UnreadableError:
             found.append(Overlay("", "A map's file cannot be read; see `radnode doctor`."))
             continue
-        if shown is not None and drawn.source_uid == shown.sop_instance_uid:
+        if drawn.source_uid == shown.sop_instance_uid:
             found.append(Overlay(result.sop_instance_uid, drawn.description))
     return found
 
@@ -257,9 +266,7 @@ def _load(context: Context, uid: str) -> tuple[StudyRow, list[ImageView], list[R
         return row, study_details.study_images(session, row.id), study_details.study_results(session, row.id)
 
 
-def _result(context: Context, uid: str, sop: str, kind: str) -> ResultView:
-    _check(uid, sop)
-    _, _, results = _load(context, uid)
+def _result(results: list[ResultView], sop: str, kind: str) -> ResultView:
     found = next((one for one in results if one.sop_instance_uid == sop and one.kind == kind), None)
     if found is None:
         raise Problem(404, "this study has no such result")
