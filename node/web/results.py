@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 from pydicom import dcmread
@@ -36,12 +37,7 @@ class Drawn:
 def report_lines(path: Path) -> list[ReportLine]:
     """The content tree of a structured report (PS3.3 C.17.3) as indented text. Raises UnreadableError."""
     report = _read(path)
-    lines = []
-    for one in _walk(report.get("ContentSequence") or [], 0):
-        lines.append(one)
-        if len(lines) >= _MOST_LINES:
-            break
-    return lines
+    return list(islice(_walk(report.get("ContentSequence") or [], 0), _MOST_LINES))
 
 
 def drawn_on(path: Path) -> Drawn:

@@ -13,14 +13,6 @@ from node.settings_web import Web
 
 MASKED = "\N{BULLET}" * 6
 # What a person has to know first comes first: a study is as far as its job that needs most.
-_URGENCY = (
-    JobState.PARKED,
-    JobState.RUNNING,
-    JobState.QUEUED,
-    JobState.NOT_ANALYSED,
-    JobState.DONE,
-    JobState.SUPERSEDED,
-)
 _WORDS = {
     JobState.PARKED: ("parked", "needs attention"),
     JobState.RUNNING: ("running", "being read"),
@@ -29,6 +21,7 @@ _WORDS = {
     JobState.DONE: ("done", "read"),
     JobState.SUPERSEDED: ("superseded", "replaced"),
 }
+_URGENCY = tuple(_WORDS)
 DELIVERY_WORDS = {
     DeliveryState.DEAD: "given up",
     DeliveryState.PENDING: "waiting",
