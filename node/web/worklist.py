@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Literal
 from urllib.parse import urlencode
 
@@ -26,6 +26,7 @@ STATES = ("receiving", "stored", *(state.value.lower() for state in JobState))
 DELIVERIES = tuple(state.value.lower() for state in DeliveryState)
 PRIORITIES = worklist.PRIORITIES
 PAGE_ROWS = 50
+_EPOCH, _MICROSECOND = datetime(1970, 1, 1, tzinfo=UTC), timedelta(microseconds=1)
 _CURSOR = re.compile(r"(\d{1,20})-(\d{1,18})")
 
 Reader = Annotated[Principal, Depends(Access(Permission.STUDIES_READ))]
@@ -96,9 +97,7 @@ def add_routes(app: FastAPI) -> None:
 def show_worklist(request: Request, principal: Reader, wish: Wish) -> Response:
     """The worklist as a page."""
     context = context_of(request)
-    lines, following = _lines(request, wish)
-    if wish.show and context.settings.web.mask_patients:
-        _note_shown(request, principal, len(lines))
+    lines, following = _lines(request, principal, wish)
     return context.pages.render(
         "worklist.html",
         request,
@@ -119,9 +118,7 @@ def show_worklist(request: Request, principal: Reader, wish: Wish) -> Response:
 
 def list_studies(request: Request, principal: Reader, wish: Wish) -> StudiesAnswer:
     """Studies, newest first."""
-    lines, following = _lines(request, wish)
-    if wish.show and context_of(request).settings.web.mask_patients:
-        _note_shown(request, principal, len(lines))
+    lines, following = _lines(request, principal, wish)
     return StudiesAnswer(
         studies=[StudyAnswer(**as_answer(one)) for one in lines],
         next=_address(request, after=following) if following else None,
@@ -152,40 +149,34 @@ def as_answer(one: Line) -> dict[str, Any]:
     }
 
 
-def _lines(request: Request, wish: Wanted) -> tuple[list[Line], str]:
+def _lines(request: Request, principal: Principal, wish: Wanted) -> tuple[list[Line], str]:
+    """The lines, and where the next page begins. Patients shown where the node masks them are on record."""
     context, now = context_of(request), utcnow()
     with context.record.read() as session:
         found = worklist.page(session, wish.filter, after=wish.after, limit=wish.limit)
     lines = [line(row, context.settings.web, now, show_patient=wish.show) for row in found.rows]
+    if wish.show and context.settings.web.mask_patients:
+        with context.record.write() as session:
+            audit.note(session, "patients_shown", actor=principal.actor, studies=len(lines))
     return lines, "" if found.after is None else _written(found.after)
-
-
-def _note_shown(request: Request, principal: Principal, number: int) -> None:
-    with context_of(request).record.write() as session:
-        audit.note(session, "patients_shown", actor=principal.actor, studies=number)
 
 
 def _cursor(text: str) -> Cursor | None:
     if not text:
         return None
+    refused = Problem(422, "after is what the link to the next page says, and nothing else")
     found = _CURSOR.fullmatch(text)
-    try:
-        moment = datetime.fromtimestamp(0, UTC) if found is None else _moment(int(found[1]))
-    except (OverflowError, ValueError, OSError):
-        found = None
     if found is None:
-        raise Problem(422, "after is what the link to the next page says, and nothing else")
+        raise refused
+    try:
+        moment = _EPOCH + int(found[1]) * _MICROSECOND
+    except OverflowError as error:
+        raise refused from error
     return Cursor(moment, int(found[2]))
 
 
-def _moment(microseconds: int) -> datetime:
-    seconds, rest = divmod(microseconds, 10**6)
-    return datetime.fromtimestamp(seconds, UTC).replace(microsecond=rest)
-
-
 def _written(cursor: Cursor) -> str:
-    whole = int(cursor.last_received_at.replace(microsecond=0).timestamp())
-    return f"{whole * 10**6 + cursor.last_received_at.microsecond}-{cursor.id}"
+    return f"{(cursor.last_received_at - _EPOCH) // _MICROSECOND}-{cursor.id}"
 
 
 def _address(request: Request, **changes: str) -> str:
