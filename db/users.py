@@ -67,9 +67,7 @@ def set_password(session: Session, name: str, password_hash: str, *, actor: str)
 
 def set_roles(session: Session, name: str, roles: Sequence[str], *, actor: str) -> None:
     """Change what an account may do, from its next request on. Raises UnknownUser."""
-    user = _named(session, name)
-    before, user.roles, user.changed_at = list(user.roles), list(roles), utcnow()
-    audit.note(session, "user_roles_changed", actor=actor, subject=name, before=before, after=list(roles))
+    _give_roles(session, _named(session, name), roles, actor=actor)
 
 
 def disable(session: Session, name: str, *, actor: str) -> None:
@@ -133,11 +131,10 @@ def vouched(session: Session, issuer: str, subject: str, name: str, roles: Seque
 
     name: as the provider gives it; one that another account bears gets a number.
     """
-    now = utcnow()
+    now, actor = utcnow(), "identity provider"
     query = select(User).where(User.issuer == issuer, User.subject == subject)
     user = session.scalars(query).one_or_none()
     if user is None:
-        actor = "identity provider"
         values = {"password_hash": "", "roles": list(roles), "failures": 0, "created_at": now, "changed_at": now}
         number = 1
         while not insert_ignore(
@@ -155,16 +152,13 @@ def vouched(session: Session, issuer: str, subject: str, name: str, roles: Seque
         user = session.scalars(query).one()
         audit.note(session, "user_created", actor=actor, subject=user.name, roles=list(roles))
     elif list(user.roles) != list(roles):
-        before, user.roles, user.changed_at = list(user.roles), list(roles), now
-        audit.note(
-            session,
-            "user_roles_changed",
-            actor="identity provider",
-            subject=user.name,
-            before=before,
-            after=list(roles),
-        )
+        _give_roles(session, user, roles, actor=actor)
     return _view(user)
+
+
+def _give_roles(session: Session, user: User, roles: Sequence[str], *, actor: str) -> None:
+    before, user.roles, user.changed_at = list(user.roles), list(roles), utcnow()
+    audit.note(session, "user_roles_changed", actor=actor, subject=user.name, before=before, after=list(roles))
 
 
 def _named(session: Session, name: str) -> User:
