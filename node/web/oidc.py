@@ -26,7 +26,9 @@ from db import sessions, users
 from db.errors import ConfigError, PermanentError, RetriableError
 from db.sessions import PendingLogin
 from db.types import utcnow
+from node.settings import Tls
 from node.settings_web import Oidc
+from node.tls import client_context
 from node.web import tokens
 from node.web.access import Open
 from node.web.context import context_of
@@ -244,13 +246,7 @@ def _secret(settings: Oidc) -> str | None:
 
 
 def _trust(settings: Oidc) -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
     try:
-        if settings.ca is None:
-            context.load_default_certs(ssl.Purpose.SERVER_AUTH)
-        else:
-            context.load_verify_locations(settings.ca)
-    except (OSError, ssl.SSLError) as error:
-        raise ConfigError(f"web.oidc.ca cannot be read as PEM ({type(error).__name__}); check the file") from error
-    return context
+        return client_context(Tls(ca=settings.ca))
+    except ConfigError as error:
+        raise ConfigError("web.oidc.ca cannot be read as PEM; check the file and its permissions") from error
