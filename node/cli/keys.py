@@ -32,13 +32,12 @@ def group() -> None:
 @app.command()
 def add(name: Name, scope: Scopes, days: Days = 90, config: Config = None) -> None:
     """Make a key. It is printed once, on standard output; the node keeps only a digest of it."""
-    unknown = sorted(set(scope) - {one.value for one in SCOPES})
-    if unknown or not 0 < len(name) <= 64:
-        raise ConfigError(
-            f"no such right: {', '.join(unknown)}; there are {', '.join(SCOPES)}"
-            if unknown
-            else "a name has 1 to 64 characters"
-        )
+    scopes = sorted(set(scope))
+    unknown = [one for one in scopes if one not in SCOPES]
+    if unknown:
+        raise ConfigError(f"no such right: {', '.join(unknown)}; there are {', '.join(SCOPES)}")
+    if not 0 < len(name) <= 64:
+        raise ConfigError("a name has 1 to 64 characters")
     key, expires_at = NewKey.make(), utcnow() + timedelta(days=days)
     with open_record(config) as (_, record), record.write() as session:
         api_keys.add(
@@ -46,12 +45,12 @@ def add(name: Name, scope: Scopes, days: Days = 90, config: Config = None) -> No
             name,
             prefix=key.prefix,
             key_digest=digest(key.text),
-            scopes=sorted(set(scope)),
+            scopes=scopes,
             expires_at=expires_at,
             actor=ACTOR,
         )
     typer.echo(key.text)
-    err.print(f"The key {name} opens {', '.join(sorted(set(scope)))} until {iso(expires_at)}. It is not shown again.")
+    err.print(f"The key {name} opens {', '.join(scopes)} until {iso(expires_at)}. It is not shown again.")
 
 
 @app.command()
