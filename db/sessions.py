@@ -22,11 +22,9 @@ class SessionView:
     """A session that is in force, with what its person may do at this moment."""
 
     id: int
-    user_id: int
     user: str
     roles: tuple[str, ...]
     last_seen_at: datetime
-    expires_at: datetime
 
 
 @dataclass(frozen=True)
@@ -69,7 +67,7 @@ def find(session: Session, token_digest: str, *, idle_s: float, now: datetime) -
     if row is None:
         return None
     found, user = row
-    return SessionView(found.id, user.id, user.name, tuple(user.roles), found.last_seen_at, found.expires_at)
+    return SessionView(found.id, user.name, tuple(user.roles), found.last_seen_at)
 
 
 def seen(session: Session, session_id: int, now: datetime) -> None:

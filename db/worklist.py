@@ -72,12 +72,9 @@ class JobView:
     reason: str
     priority: str
     route: str
-    subject: str
     revision: int
     current: bool
-    attempts: int
     created_at: datetime
-    started_at: datetime | None
     finished_at: datetime | None
     summary: dict[str, Any]
 
@@ -276,12 +273,9 @@ def _jobs(session: Session, ids: Sequence[int]) -> dict[int, list[JobView]]:
                 reason=job.reason,
                 priority=job.priority,
                 route=revision.route,
-                subject=revision.subject,
                 revision=revision.number,
                 current=revision.id not in old,
-                attempts=job.attempts,
                 created_at=job.created_at,
-                started_at=job.started_at,
                 finished_at=job.finished_at,
                 summary=job.summary or {},
             )

@@ -132,12 +132,9 @@ def job(
         "reason": "",
         "priority": priority,
         "route": "chest",
-        "subject": "",
         "revision": 1,
         "current": True,
-        "attempts": 1,
         "created_at": NOW,
-        "started_at": NOW,
         "finished_at": NOW + timedelta(minutes=minutes) if state in {JobState.DONE, JobState.PARKED} else None,
         "summary": {"images": [{"findings": [found]}]},
     }
