@@ -67,15 +67,17 @@ def start_broker(settings: Settings) -> Child:
 def ping(url: str) -> None:
     """Raise BrokerUnavailable unless the broker at `url` answers."""
     try:
-        with redis.Redis.from_url(redis_url(url), socket_timeout=5, socket_connect_timeout=5) as client:
-            client.ping()
+        with client(url) as asking:
+            asking.ping()
     except redis.RedisError as error:
         raise BrokerUnavailable(f"the broker does not answer ({type(error).__name__}); check broker_url") from error
 
 
-def redis_url(url: str) -> str:
-    """Celery says redis+socket:// where the Redis client says unix://."""
-    return "unix://" + url.removeprefix("redis+socket://") if url.startswith("redis+socket://") else url
+def client(url: str) -> redis.Redis:
+    """For the broker at `url`, as Celery writes it. Connects on use; what takes longer than 5 s is a RedisError."""
+    # Celery says redis+socket:// where the Redis client says unix://.
+    known = "unix://" + url.removeprefix("redis+socket://") if url.startswith("redis+socket://") else url
+    return redis.Redis.from_url(known, socket_timeout=5, socket_connect_timeout=5)
 
 
 def _folder(settings: Settings) -> Path:

@@ -15,7 +15,7 @@ import structlog
 from db import leftovers
 from db.errors import BrokerUnavailable, RetriableError
 from db.session import Record
-from node.broker import redis_url
+from node import broker
 from node.settings import Settings
 
 log = structlog.get_logger(__name__)
@@ -33,8 +33,7 @@ class BrokerWatch:
 
     def run(self, stop: threading.Event) -> None:
         """Until `stop` is set. Record and broker being away are waited out; of the broker the relay speaks."""
-        url = redis_url(self.settings.effective_broker_url)
-        with redis.Redis.from_url(url, socket_timeout=5, socket_connect_timeout=5) as client:
+        with broker.client(self.settings.effective_broker_url) as client:
             while not stop.wait(_ROUND_S):
                 try:
                     self.run_once(client)
@@ -48,11 +47,8 @@ class BrokerWatch:
         try:
             if client.exists(_KEY):
                 return 0
-        except redis.RedisError as error:
-            raise BrokerUnavailable(f"the broker does not answer ({type(error).__name__})") from error
-        with self.record.write() as session:
-            announced = leftovers.announce_all(session)
-        try:
+            with self.record.write() as session:
+                announced = leftovers.announce_all(session)
             # After the announcements: should this process end in between they are written twice, which is no harm.
             client.set(_KEY, "1")
         except redis.RedisError as error:

@@ -23,7 +23,7 @@ from celery.worker import state
 
 from db.errors import BrokerUnavailable
 from node import logs
-from node.broker import ping, redis_url
+from node.broker import client, ping
 from workers.app import settings_of_process
 from workers.tasks import app
 
@@ -41,7 +41,7 @@ def main() -> None:
     url = settings.effective_broker_url
     _wait_for_broker(url)
     queues = arguments[arguments.index("--queues") + 1].split(",")
-    watch = threading.Thread(target=_watch, args=(redis_url(url), queues), name="watch", daemon=True)
+    watch = threading.Thread(target=_watch, args=(url, queues), name="watch", daemon=True)
 
     # Before that it may well leave messages lying: its processes are loading their models.
     def begin(**_: Any) -> None:
@@ -80,11 +80,11 @@ def _watch(url: str, queues: Sequence[str]) -> None:
     starts a new one.
     """
     looks = 0
-    with redis.Redis.from_url(url, socket_timeout=5, socket_connect_timeout=5) as client:
+    with client(url) as asking:
         while looks < _MOST_IDLE_LOOKS:
             time.sleep(_POLL_S)
             try:
-                waiting = sum(int(client.llen(name)) for name in queues)
+                waiting = sum(int(asking.llen(name)) for name in queues)
             except redis.RedisError:
                 # Of a broker that is away the worker itself speaks.
                 waiting = 0
