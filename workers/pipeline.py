@@ -28,12 +28,12 @@ from models.errors import ModelError
 from node import storage
 from node.header import Header
 from node.settings import Settings, config_digest
+from node.version import VERSION
 from workers.analysis import Analysis, SourceInput, analyse, limits_for
 from workers.backoff import backoff_s
 from workers.loaded import Loaded, LoadedModels
 from workers.results import Provenance, ResultObject, SourceResult, build_results
 from workers.sandbox import Decoders, JobFiles
-from workers.version import VERSION
 
 log = structlog.get_logger(__name__)
 
