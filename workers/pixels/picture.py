@@ -12,11 +12,10 @@ from PIL import Image
 from pydicom import dcmread
 
 from models.contracts import LinearWindow
+from workers.drawn_size import WIDTH, drawn_size
 from workers.pixels.errors import UnreadableHeader
 from workers.pixels.grey import display_uint8, read_grey
 from workers.pixels.limits import DEFAULT_LIMITS
-
-_MAP_WIDTH, _MAP_TALLEST = 1024, 1536
 
 
 def grey_png(path: Path, side: int, centre: float | None, width: float | None) -> bytes:
@@ -46,11 +45,10 @@ def map_png(path: Path, rows: int, columns: int) -> bytes:
     """
     dataset = dcmread(path)
     height, width = int(dataset.Rows), int(dataset.Columns)
-    if dataset.get("PhotometricInterpretation") != "RGB" or width != _MAP_WIDTH or not rows or not columns:
+    if dataset.get("PhotometricInterpretation") != "RGB" or width != WIDTH or not rows or not columns:
         raise UnreadableHeader("no picture with a map")
     canvas = np.frombuffer(dataset.PixelData, np.uint8)[: height * width * 3].reshape(height, width, 3)
-    scale = min(_MAP_WIDTH / columns, _MAP_TALLEST / rows)
-    shown_width, shown_height = max(1, round(columns * scale)), max(1, round(rows * scale))
+    shown_width, shown_height = drawn_size(rows, columns)
     band, rest = divmod(height - shown_height - shown_height % 2, 2)
     if band < 0 or rest:
         raise UnreadableHeader("the picture with the map is of another image")

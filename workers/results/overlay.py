@@ -13,11 +13,10 @@ from PIL.ImageFont import FreeTypeFont
 from db.errors import ConfigError
 from models.contracts import Explanation
 from models.explain import map_to_source
+from workers.drawn_size import WIDTH, drawn_size
 from workers.results.colours import COLOURS, OPACITY
 from workers.results.texts import fold
 
-WIDTH = 1024
-_TALLEST = 1536
 _BAND = 104
 _MARGIN = 24
 _BACKGROUND, _TEXT, _FAINT, _WARNING = (16, 16, 20), (240, 240, 240), (178, 182, 190), (255, 186, 66)
@@ -48,8 +47,7 @@ def draw_overlay(picture: NDArray[np.uint8], found: Explanation, caption: Captio
         ConfigError: Pillow was built without FreeType, so nothing could be said in the picture.
     """
     rows, columns = picture.shape
-    scale = min(WIDTH / columns, _TALLEST / rows)
-    width, height = max(1, round(columns * scale)), max(1, round(rows * scale))
+    width, height = drawn_size(rows, columns)
     anatomy = _with_map(picture, found, width, height)
     canvas = Image.new("RGB", (WIDTH, 2 * _BAND + height + height % 2), _BACKGROUND)
     canvas.paste(anatomy, ((WIDTH - width) // 2, _BAND))
