@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import psutil
 
@@ -71,14 +71,7 @@ class Node:
         """Start it and wait until it says that it is ready."""
         before = self.log.stat().st_size if self.log.exists() else 0
         with self.log.open("ab") as output:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "node.cli.main", "serve", "--config", str(self.config)],
-                env={**os.environ, **self.env},
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
+            self.process = self.spawn("serve", output=output)
 
         def ready() -> bool:
             assert self.process is not None
@@ -86,6 +79,17 @@ class Node:
             return b'"event": "ready"' in self.log.read_bytes()[before:]
 
         eventually("the node is ready", ready, timeout_s=START_TIMEOUT_S)
+
+    def spawn(self, *arguments: str, output: IO[bytes]) -> subprocess.Popen[bytes]:
+        """A `radnode` command with this node's settings, as a service: in a process group of its own."""
+        return subprocess.Popen(
+            [sys.executable, "-m", "node.cli.main", *arguments, "--config", str(self.config)],
+            env={**os.environ, **self.env},
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
 
     def stop(self) -> int:
         """SIGTERM, as a service manager does; returns the exit status."""
@@ -225,14 +229,7 @@ def running_node(folder: Path, extra_toml: str = "", **options: Any) -> Iterator
 def part(node: Node, name: str, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
     """One of its parts as a service of its own, stopped by SIGTERM at the end."""
     with (node.folder / f"{name}.log").open("wb") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "node.cli.main", name, *arguments, "--config", str(node.config)],
-            env={**os.environ, **node.env},
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
+        process = node.spawn(name, *arguments, output=output)
         try:
             yield process
         finally:

@@ -94,14 +94,7 @@ class Site:
     def start(self, name: str) -> None:
         """One part as a service of its own, in a process group of its own."""
         with (self.node.folder / f"{name}.log").open("ab") as output:
-            self.parts[name] = subprocess.Popen(
-                [sys.executable, "-m", "node.cli.main", name, "--config", str(self.node.config)],
-                env={**os.environ, **self.node.env},
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
+            self.parts[name] = self.node.spawn(name, output=output)
         if name == "listener":
             eventually("the listener listens", lambda: listens(self.node.dicom_port), timeout_s=60)
 
