@@ -34,7 +34,9 @@ STOP_GRACE_S = {"listener": 10.0, "worker": 30.0, "keeper": 10.0, "web": 5.0}
 
 
 def serve(settings: Settings, config_file: Path | None) -> None:
-    """Run the node until SIGTERM or SIGINT. Raises ConfigError when another node uses the data folder."""
+    """Run the node until SIGTERM or SIGINT. Raises ConfigError when another node uses the data folder,
+    BrokerUnavailable where the embedded broker cannot be started.
+    """
     stopping = _Stop()
     with _data_folder(settings):
         _prepare_record(settings)
@@ -42,8 +44,9 @@ def serve(settings: Settings, config_file: Path | None) -> None:
             children = _children(settings, config_file)
             # Senders wait for the listener: it is on its way while the broker starts, and the others come after it.
             children[0].start()
-            broker = _broker(settings, children[0])
+            broker = None
             try:
+                broker = start_broker(settings) if settings.embedded_broker else None
                 supervise([*([broker] if broker else []), *children], stopping, lambda: _announce(settings))
             finally:
                 _stop(children, broker)
@@ -65,17 +68,6 @@ def _children(settings: Settings, config_file: Path | None) -> list[Child]:
         # are.
         children.append(Child("worker", command("worker", config_file), after=listener))
     return children
-
-
-def _broker(settings: Settings, listener: Child) -> Child | None:
-    """The embedded broker, where there is to be one. Raises BrokerUnavailable, with the listener stopped again."""
-    if not settings.embedded_broker:
-        return None
-    try:
-        return start_broker(settings)
-    except BaseException:
-        listener.stop(STOP_GRACE_S["listener"])
-        raise
 
 
 def _announce(settings: Settings) -> None:
