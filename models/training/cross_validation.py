@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,8 +21,8 @@ from models import backbones
 from models.datasets.samples import SampleSet
 from models.datasets.splits import SplitSets, folds, split
 from models.errors import DatasetError
+from models.evaluation.figures import as_json, rounded
 from models.evaluation.metrics import (
-    Interval,
     Metric,
     Numbers,
     auroc,
@@ -72,15 +71,16 @@ def cross_validate(
 
     Raises as `models.training.general.run_plan`, and DatasetError for more folds than patients.
     """
-    plan, _ = read_plan(config, changes)
+    # Once: hours later the file may be another, and the folds are of one plan.
+    plan, text = read_plan(config, changes)
     found = []
     for number in range(count):
         run = out / f"fold-{number + 1}"
         done = train_plan(
-            config,
+            plan,
+            text,
             run,
             folders,
-            changes=changes,
             cache=cache or out / "planes",
             progress=progress,
             divide=_fold(plan, number, count),
@@ -154,7 +154,7 @@ def _part(plan: Plan, found: _HeldOut, here: NDArray[np.bool_], *, exclusive: bo
     }
     if exclusive:
         right = (found.scores[here].argmax(axis=1) == found.values[here].argmax(axis=1)).astype(np.float64)
-        document["accuracy"] = _json(bootstrap(lambda one, _: float(one.mean()), right, right, found.patients[here]))
+        document["accuracy"] = as_json(bootstrap(lambda one, _: float(one.mean()), right, right, found.patients[here]))
     return document
 
 
@@ -168,7 +168,7 @@ def _label(found: _HeldOut, column: int, here: NDArray[np.bool_]) -> dict[str, A
         "accuracy": lambda t, p: confusion(t, p, 0.5).accuracy,
     }
     figures = {
-        name: _json(bootstrap(metric, truth, values[known, column], who))
+        name: as_json(bootstrap(metric, truth, values[known, column], who))
         for values, metrics in ((found.scores, by_score), (found.present, by_decision))
         for name, metric in metrics.items()
     }
@@ -182,10 +182,5 @@ def _label(found: _HeldOut, column: int, here: NDArray[np.bool_]) -> dict[str, A
         "images": int(known.sum()),
         "positive": int(truth.sum()),
         **figures,
-        "auroc_by_fold": [round(area, 4) if math.isfinite(area) else None for area in areas],
+        "auroc_by_fold": [rounded(area) for area in areas],
     }
-
-
-def _json(figure: Interval) -> dict[str, float | None]:
-    values = {"value": figure.value, "low": figure.low, "high": figure.high}
-    return {key: round(value, 4) if math.isfinite(value) else None for key, value in values.items()}

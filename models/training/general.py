@@ -77,28 +77,28 @@ def run_plan(
         BundleError: start weights that are not those of the plan.
         RuntimeUnavailable: a folder that cannot be written, or a GPU that is not there.
     """
-    plan, _ = read_plan(config, changes)
-    done = train_plan(config, out, folders, changes=changes, cache=cache, progress=progress)
+    plan, text = read_plan(config, changes)
+    done = train_plan(plan, text, out, folders, cache=cache, progress=progress)
     backbones.save_weights(done.network.model, out / WEIGHTS, "float32")
     complete(plan, done, out)
     return out / BUNDLES / plan.bundle.id
 
 
 def train_plan(
-    config: Path,
+    plan: Plan,
+    text: str,
     out: Path,
     folders: Folders,
     *,
-    changes: Changes = AS_WRITTEN,
     cache: Path | None = None,
     progress: Progress | None = None,
     divide: Divide | None = None,
 ) -> TrainedPlan:
-    """The network of a plan, trained or taken up from ``out``. divide: other than by the plan's [split].
+    """The network of a plan, trained or taken up from ``out``. text: the plan as `read_plan` gives it, for the run's
+    copy. divide: other than by the plan's [split].
 
     Raises as :func:`run_plan`.
     """
-    plan, text = read_plan(config, changes)
     progress = progress or Progress()
     _deterministic(plan)
     folder = RunFolder(out)
