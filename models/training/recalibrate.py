@@ -90,13 +90,11 @@ def recalibrate_classes(
     """
     z = logits.astype(np.float64)
     held_out = _held_out(patients, seed)
-    by_method: dict[str, list[Numbers]] = {NONE: [z], TEMPERATURE: []}
-    for held in held_out:
-        scaled = z.copy()
-        for fold in np.unique(held):
-            inside = held != fold
-            scaled[~inside] /= fit_temperature(z[inside], classes[inside])
-        by_method[TEMPERATURE].append(scaled)
+
+    def fit(inside: NDArray[np.bool_]) -> Platt:
+        return Platt(slope=1 / fit_temperature(z[inside], classes[inside]), intercept=0.0)
+
+    by_method = {NONE: [z], TEMPERATURE: [_shifted(held, z, fit) for held in held_out]}
     losses = {
         m: np.mean([_log_loss_of_classes(one, classes) for one in found], axis=0) for m, found in by_method.items()
     }
