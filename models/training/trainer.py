@@ -109,8 +109,9 @@ class Trainer:
             if self.state.phase == number:
                 if phase.epochs:
                     self._phase(number, phase)
-                # After the last epoch of either phase, so that a checkpoint of the next one holds it already.
-                if self.plan.training.refit_penalty:
+                # After the last epoch of either phase, so that a checkpoint of the next one holds it already; a second
+                # phase without an epoch leaves the body as the first one fitted it.
+                if self.plan.training.refit_penalty and (phase.epochs or number == 0):
                     refit(self.network, self.training, self.plan)
                 self.state.phase, self.state.epoch, self.state.step = number + 1, 0, 0
                 self._save([], [])
