@@ -297,7 +297,17 @@ def _without(raw: Mapping[str, Any], keys: Sequence[str]) -> dict[str, Any]:
         raise DatasetError(f"{', '.join(odd)} cannot be left out: the plan has no such label")
     bundle["labels"] = [label for label in labels if label.get("key") not in keys]
     bundle["urgent"] = [key for key in bundle.get("urgent", []) if key not in keys]
+    data = raw.get("data")
+    if isinstance(data, dict) and isinstance(data.get("sets"), list):
+        data = {**data, "sets": [_set_without(one, keys) if isinstance(one, dict) else one for one in data["sets"]]}
+        return {**raw, "data": data, "bundle": bundle}
     return {**raw, "bundle": bundle}
+
+
+def _set_without(one: Mapping[str, Any], keys: Sequence[str]) -> Mapping[str, Any]:
+    kept = [key for key in one.get("labels", []) if key not in keys]
+    # No labels would mean all of them: a set that tells of nothing else stays, and the plan refuses it.
+    return {**one, "labels": kept} if kept else one
 
 
 def loader_options(plan: Plan, folder: Path, one: DataSet) -> dict[str, Any]:

@@ -194,3 +194,18 @@ def test_several_sets_of_a_plan_become_one_and_keep_their_sources(tmp_path: Path
 def test_sets_that_do_not_fit_are_told(tmp_path: Path, data: dict[str, Any], said: str) -> None:
     with pytest.raises(DatasetError, match=said):
         read_plan(written(tmp_path, {"data": data}))
+
+
+def test_a_label_is_left_out_of_the_sets_that_name_it(tmp_path: Path) -> None:
+    first, second = TWO_SETS["sets"]
+    labels = [PLAN["bundle"]["labels"][0], {**PLAN["bundle"]["labels"][0], "key": "effusion"}]
+    sets = [{**first, "labels": ["pneumonia", "effusion"]}, second]
+    config = written(tmp_path, {"data": {**TWO_SETS, "sets": sets}, "bundle": {"labels": labels}})
+    plan, _ = read_plan(config, Changes(leave_out=("effusion",)))
+    assert [one.labels for one in plan.data.every_set] == [("pneumonia",), ()]
+    only = written(
+        tmp_path,
+        {"data": {**TWO_SETS, "sets": [{**first, "labels": ["effusion"]}, second]}, "bundle": {"labels": labels}},
+    )
+    with pytest.raises(DatasetError, match="a set has effusion"):
+        read_plan(only, Changes(leave_out=("effusion",)))
