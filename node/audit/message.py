@@ -23,7 +23,6 @@ from node.audit.catalogue import (
     NODE_ID,
     OWN_SCHEME,
     PATIENT_NUMBER,
-    SECURITY_ALERT,
     SOURCE,
     STUDY_UID,
     URI,
@@ -174,7 +173,7 @@ def _objects(root: Element, entry: Entry, meaning: Meaning, origin: Origin) -> N
     _detail(row, "digest", entry.digest)
     if entry.subject:
         _detail(row, "subject", entry.subject)
-    if meaning.event != SECURITY_ALERT or meaning.what is not What.ALERT:
+    if meaning.what is not What.ALERT:
         for key, value in sorted(entry.detail.items()):
             _detail(row, clean(key), value if isinstance(value, str) else json.dumps(value, sort_keys=True))
 
