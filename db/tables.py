@@ -81,7 +81,11 @@ _KEY = BigInteger().with_variant(Integer, "sqlite")
 class Study(Base):
     __tablename__ = "studies"
     # The order of the worklist.
-    __table_args__ = (Index("ix_studies_last_received_at_id", "last_received_at", "id"),)
+    __table_args__ = (
+        Index("ix_studies_last_received_at_id", "last_received_at", "id"),
+        # When a peer last sent something.
+        Index("ix_studies_calling_ae_last_received_at", "calling_ae", "last_received_at"),
+    )
 
     id: Mapped[int] = mapped_column(_KEY, primary_key=True)
     study_instance_uid: Mapped[str] = mapped_column(_UID, unique=True)
@@ -96,6 +100,9 @@ class Study(Base):
     calling_ae: Mapped[str] = mapped_column(String(16))
     patient_id: Mapped[str] = mapped_column(Text, default="")
     patient_name: Mapped[str] = mapped_column(Text, default="")
+    # YYYYMMDD as the first image has them, or "".
+    patient_birth_date: Mapped[str] = mapped_column(String(16), default="")
+    study_date: Mapped[str] = mapped_column(String(16), default="")
     accession_number: Mapped[str] = mapped_column(Text, default="")
     study_description: Mapped[str] = mapped_column(Text, default="")
     expected_instances: Mapped[int | None]
@@ -215,7 +222,7 @@ class Job(Base):
     lease_until: Mapped[datetime | None]
     created_at: Mapped[datetime]
     started_at: Mapped[datetime | None]
-    finished_at: Mapped[datetime | None]
+    finished_at: Mapped[datetime | None] = mapped_column(index=True)
     summary: Mapped[dict[str, Any]] = mapped_column(default=dict)
 
 
@@ -335,6 +342,8 @@ class ModelVersion(Base):
 
 class Audit(Base):
     __tablename__ = "audit"
+    # A study's history, and events of one kind.
+    __table_args__ = (Index("ix_audit_subject_id", "subject", "id"), Index("ix_audit_event_id", "event", "id"))
 
     id: Mapped[int] = mapped_column(_KEY, primary_key=True)
     at: Mapped[datetime] = mapped_column(index=True)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from alembic import context
 
 import db.access_tables
-import db.audit_tables  # noqa: F401 - the tables of both belong to the metadata
+import db.audit_tables
+import db.reader_tables  # noqa: F401 - the tables of all three belong to the metadata
 from db.tables import Base
 
 connection = context.config.attributes["connection"]
