@@ -122,6 +122,9 @@ def _calibration(evaluation: Mapping[str, Any]) -> str:
     found = evaluation.get("calibration")
     if not isinstance(found, Mapping):
         return ""
+    if not all(map(_cross_validated, found.values())):
+        # Another trainer's record, told as it stands.
+        return f"## Calibration\n\n{_record(found)}"
     rows = []
     for label, one in found.items():
         loss, error = one["cross_validated_log_loss"], one["cross_validated_ece"]
@@ -141,6 +144,17 @@ def _calibration(evaluation: Mapping[str, Any]) -> str:
         "improved there are left alone."
     )
     return f"## Calibration\n\n{about}\n\n{table(columns, rows)}"
+
+
+def _cross_validated(one: object) -> bool:
+    """Whether it says what `radnode train` says of a label's calibration."""
+    if not isinstance(one, Mapping) or not {"method", "images", "patients"} <= set(one):
+        return False
+    return all(
+        isinstance(one.get(figure), Mapping)
+        and all(isinstance(one[figure].get(m), float) for m in ("none", one["method"]))
+        for figure in ("cross_validated_log_loss", "cross_validated_ece")
+    )
 
 
 def _points(document: Mapping[str, Any]) -> str:

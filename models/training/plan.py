@@ -291,12 +291,16 @@ def _over(base: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _without(raw: Mapping[str, Any], keys: Sequence[str]) -> dict[str, Any]:
-    bundle = dict(raw.get("bundle", {}))
-    labels = [label for label in bundle.get("labels", []) if isinstance(label, dict)]
+    """What is no table or list where one belongs is left as it is, for the plan's own check to name."""
+    bundle = raw.get("bundle", {})
+    if not isinstance(bundle, dict):
+        return dict(raw)
+    labels = [label for label in _list(bundle, "labels") if isinstance(label, dict)]
     if odd := sorted(set(keys) - {str(label.get("key")) for label in labels}):
         raise DatasetError(f"{', '.join(odd)} cannot be left out: the plan has no such label")
-    bundle["labels"] = [label for label in labels if label.get("key") not in keys]
-    bundle["urgent"] = [key for key in bundle.get("urgent", []) if key not in keys]
+    bundle = {**bundle, "labels": [label for label in labels if label.get("key") not in keys]}
+    if urgent := _list(bundle, "urgent"):
+        bundle["urgent"] = [key for key in urgent if key not in keys]
     data = raw.get("data")
     if isinstance(data, dict) and isinstance(data.get("sets"), list):
         data = {**data, "sets": [_set_without(one, keys) if isinstance(one, dict) else one for one in data["sets"]]}
@@ -305,9 +309,14 @@ def _without(raw: Mapping[str, Any], keys: Sequence[str]) -> dict[str, Any]:
 
 
 def _set_without(one: Mapping[str, Any], keys: Sequence[str]) -> Mapping[str, Any]:
-    kept = [key for key in one.get("labels", []) if key not in keys]
+    kept = [key for key in _list(one, "labels") if key not in keys]
     # No labels would mean all of them: a set that tells of nothing else stays, and the plan refuses it.
     return {**one, "labels": kept} if kept else one
+
+
+def _list(table: Mapping[str, Any], key: str) -> list[Any]:
+    found = table.get(key)
+    return found if isinstance(found, list) else []
 
 
 def loader_options(plan: Plan, folder: Path, one: DataSet) -> dict[str, Any]:

@@ -258,3 +258,16 @@ def test_a_card_can_be_written_before_the_model_is_measured(tmp_path: Path) -> N
     card = card_of(tmp_path, None)
     assert "Figures on" not in card
     assert "Operating points" in card
+
+
+@pytest.mark.parametrize(
+    "record", [{"pneumonia": {"slope": 2.5}}, {"pneumonia": "by hand"}, {"pneumonia": {"method": "none", "images": 3}}]
+)
+def test_a_card_tells_another_trainers_record_of_calibration_as_it_stands(
+    tmp_path: Path, record: dict[str, Any]
+) -> None:
+    hollow_bundle(tmp_path / "bundle")
+    card = model_card(document(tmp_path / "bundle") | {"evaluation": {"calibration": record}})
+    (told,) = (part for part in card.split("\n## ") if part.startswith("Calibration"))
+    assert "pneumonia" in told
+    assert str(next(iter(record["pneumonia"].values())) if isinstance(record["pneumonia"], dict) else "by hand") in told

@@ -133,6 +133,25 @@ def test_a_run_may_change_settings_and_do_without_a_label(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
+    ("written_plan", "told"),
+    [
+        ("bundle = 3", "bundle: "),
+        ("bundle = [1]", "bundle: "),
+        ("[bundle]\nlabels = 3", "effusion cannot be left out"),
+        ("[bundle]\nurgent = 3\n[[bundle.labels]]\nkey = 'effusion'", "bundle.urgent: "),
+        ("data = 3\n[bundle]\n[[bundle.labels]]\nkey = 'effusion'", "data: "),
+        ("[data]\nsets = [3, { labels = 3 }]\n[bundle]\n[[bundle.labels]]\nkey = 'effusion'", "data.sets.1.labels: "),
+    ],
+)
+def test_leaving_out_a_label_of_a_plan_of_another_shape_names_the_fault(
+    tmp_path: Path, written_plan: str, told: str
+) -> None:
+    (tmp_path / "odd.toml").write_text(written_plan)
+    with pytest.raises(DatasetError, match=re.escape(told)):
+        read_plan(tmp_path / "odd.toml", Changes(leave_out=("effusion",)))
+
+
+@pytest.mark.parametrize(
     ("changes", "told"),
     [
         (Changes(("training.batch",)), "no setting as TOML writes it"),
