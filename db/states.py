@@ -68,6 +68,36 @@ class ModelState(StrEnum):
     RETIRED = "retired"  # no longer used; may come back by a roll-back
 
 
+class OrderState(StrEnum):
+    """What the hospital's worklist says of a study."""
+
+    WANTED = "WANTED"  # to be asked, or asked in vain so far
+    MATCHED = "MATCHED"  # its order is on record and of the same patient
+    ABSENT = "ABSENT"  # the worklist has none that is this study's beyond doubt
+    MISMATCHED = "MISMATCHED"  # its order is another patient's: a person must look
+    VOUCHED = "VOUCHED"  # a person has looked
+
+
+class NoticeKind(StrEnum):
+    """By what a peer tells that a study is done."""
+
+    IAN = "IAN"  # Instance Availability Notification
+    MPPS = "MPPS"  # Modality Performed Procedure Step
+    COMMITMENT = "COMMITMENT"  # a request for storage commitment: whoever asks has sent all it names
+
+
+class NoticeState(StrEnum):
+    IN_PROGRESS = "IN PROGRESS"
+    COMPLETED = "COMPLETED"
+    DISCONTINUED = "DISCONTINUED"
+
+
+class PledgeState(StrEnum):
+    WAITING = "WAITING"  # the peer has still to be told
+    REPORTED = "REPORTED"
+    GIVEN_UP = "GIVEN_UP"  # it could not be told in time, and will ask again
+
+
 class Scope(StrEnum):
     STUDY = "STUDY"
     INSTANCE = "INSTANCE"
@@ -92,6 +122,7 @@ INSTANCE_TRANSITIONS = frozenset(
         (_I.FAILED, _I.NOT_ANALYSED),
         (_I.NOT_ANALYSED, _I.FAILED),
         (_I.QUARANTINED, _I.RECEIVED),  # a person vouches for it
+        (_I.RECEIVED, _I.QUARANTINED),  # the worklist's order is another patient's
     }
 )
 
@@ -149,6 +180,23 @@ MODEL_TRANSITIONS = frozenset(
     }
 )
 
+_O = OrderState
+ORDER_TRANSITIONS = frozenset(
+    {
+        *((_O.WANTED, target) for target in (_O.MATCHED, _O.ABSENT, _O.MISMATCHED)),
+        # An order may be entered after the images were taken, as in an emergency.
+        (_O.ABSENT, _O.MATCHED),
+        (_O.ABSENT, _O.MISMATCHED),
+        (_O.MISMATCHED, _O.VOUCHED),
+    }
+)
+
+_N = NoticeState
+NOTICE_TRANSITIONS = frozenset({(_N.IN_PROGRESS, _N.COMPLETED), (_N.IN_PROGRESS, _N.DISCONTINUED)})
+
+_P = PledgeState
+PLEDGE_TRANSITIONS = frozenset({(_P.WAITING, _P.REPORTED), (_P.WAITING, _P.GIVEN_UP)})
+
 TRANSITIONS: dict[type[StrEnum], frozenset[tuple[StrEnum, StrEnum]]] = {
     StudyState: frozenset(STUDY_TRANSITIONS),
     InstanceState: frozenset(INSTANCE_TRANSITIONS),
@@ -156,4 +204,7 @@ TRANSITIONS: dict[type[StrEnum], frozenset[tuple[StrEnum, StrEnum]]] = {
     DeliveryState: frozenset(DELIVERY_TRANSITIONS),
     CommitmentState: frozenset(COMMITMENT_TRANSITIONS),
     ModelState: frozenset(MODEL_TRANSITIONS),
+    OrderState: frozenset(ORDER_TRANSITIONS),
+    NoticeState: frozenset(NOTICE_TRANSITIONS),
+    PledgeState: frozenset(PLEDGE_TRANSITIONS),
 }

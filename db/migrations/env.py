@@ -6,7 +6,8 @@ from alembic import context
 
 import db.access_tables
 import db.audit_tables
-import db.reader_tables  # noqa: F401 - the tables of all three belong to the metadata
+import db.order_tables
+import db.reader_tables  # noqa: F401 - the tables of all of them belong to the metadata
 from db.tables import Base
 
 connection = context.config.attributes["connection"]
