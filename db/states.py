@@ -12,6 +12,9 @@ from enum import StrEnum
 class StudyState(StrEnum):
     RECEIVING = "RECEIVING"  # images are, or may still be, arriving
     COMPLETE = "COMPLETE"  # judged complete and routed; a late image reopens it
+    DELETING = "DELETING"  # files of it are going; until they are gone nothing of it is taken
+    CLEARED = "CLEARED"  # its images are deleted, what was found in them is kept; a new image reopens it
+    DELETED = "DELETED"  # all of it is deleted but its UIDs; a new image opens it anew
 
 
 class InstanceState(StrEnum):
@@ -103,9 +106,34 @@ class Scope(StrEnum):
     INSTANCE = "INSTANCE"
 
 
+class DeletionScope(StrEnum):
+    STUDY = "STUDY"  # everything of a study
+    IMAGES = "IMAGES"  # the received images of a study
+    RESULTS = "RESULTS"  # the objects made from a study; their UIDs stay, so that none is given twice
+    ASIDE = "ASIDE"  # an object that was set aside, because it came under the UID of another
+
+
+class DeletionState(StrEnum):
+    BEGUN = "BEGUN"  # the record no longer names the files; they are being removed
+    DONE = "DONE"
+
+
+_S = StudyState
 STUDY_TRANSITIONS = frozenset(
-    {(StudyState.RECEIVING, StudyState.COMPLETE), (StudyState.COMPLETE, StudyState.RECEIVING)}
+    {
+        (_S.RECEIVING, _S.COMPLETE),
+        (_S.COMPLETE, _S.RECEIVING),
+        (_S.COMPLETE, _S.DELETING),
+        (_S.RECEIVING, _S.DELETING),  # a person insists
+        (_S.CLEARED, _S.DELETING),
+        (_S.DELETING, _S.CLEARED),
+        (_S.DELETING, _S.DELETED),
+        (_S.CLEARED, _S.RECEIVING),
+        (_S.DELETED, _S.RECEIVING),
+    }
 )
+
+DELETION_TRANSITIONS = frozenset({(DeletionState.BEGUN, DeletionState.DONE)})
 
 _I = InstanceState
 INSTANCE_TRANSITIONS = frozenset(
@@ -204,6 +232,7 @@ TRANSITIONS: dict[type[StrEnum], frozenset[tuple[StrEnum, StrEnum]]] = {
     DeliveryState: frozenset(DELIVERY_TRANSITIONS),
     CommitmentState: frozenset(COMMITMENT_TRANSITIONS),
     ModelState: frozenset(MODEL_TRANSITIONS),
+    DeletionState: frozenset(DELETION_TRANSITIONS),
     OrderState: frozenset(ORDER_TRANSITIONS),
     NoticeState: frozenset(NOTICE_TRANSITIONS),
     PledgeState: frozenset(PLEDGE_TRANSITIONS),

@@ -31,6 +31,8 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from db.states import (
     CircuitState,
     CommitmentState,
+    DeletionScope,
+    DeletionState,
     DeliveryState,
     InstanceState,
     JobState,
@@ -69,6 +71,8 @@ class Base(DeclarativeBase):
         CircuitState: _states(CircuitState),
         RefusalKind: _states(RefusalKind),
         ModelState: _states(ModelState),
+        DeletionScope: _states(DeletionScope),
+        DeletionState: _states(DeletionState),
         Scope: _states(Scope),
     }
 
@@ -83,6 +87,8 @@ class Study(Base):
     # The order of the worklist.
     __table_args__ = (
         Index("ix_studies_last_received_at_id", "last_received_at", "id"),
+        # The order in which retention looks.
+        Index("ix_studies_state_last_received_at", "state", "last_received_at"),
         # When a peer last sent something.
         Index("ix_studies_calling_ae_last_received_at", "calling_ae", "last_received_at"),
     )
@@ -158,6 +164,8 @@ class Refusal(Base):
     peer_address: Mapped[str] = mapped_column(String(64))
     path: Mapped[str] = mapped_column(Text, default="")
     sha256: Mapped[str] = mapped_column(String(64), default="")
+    # Of the file at `path`.
+    size_bytes: Mapped[int] = mapped_column(BigInteger, default=0, server_default="0")
     # The same refusal again only counts up, so that a looping sender cannot fill the table.
     occurrences: Mapped[int] = mapped_column(default=1)
 
@@ -228,6 +236,7 @@ class Job(Base):
 
 class Result(Base):
     __tablename__ = "results"
+    __table_args__ = (Index("ix_results_deleted_at_created_at", "deleted_at", "created_at"),)
 
     id: Mapped[int] = mapped_column(_KEY, primary_key=True)
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), index=True)
@@ -241,6 +250,8 @@ class Result(Base):
     size_bytes: Mapped[int] = mapped_column(BigInteger)
     sha256: Mapped[str] = mapped_column(String(64))
     created_at: Mapped[datetime]
+    # From then on there is no file; the row stays, so that its UID is never given to another object.
+    deleted_at: Mapped[datetime | None]
 
 
 class Delivery(Base):
