@@ -49,6 +49,9 @@ class Order(Base):
     patient_name: Mapped[str] = mapped_column(Text, default="")
     patient_birth_date: Mapped[str] = mapped_column(String(16), default="")
     patient_sex: Mapped[str] = mapped_column(String(16), default="")
+    # Numbers that the systems of an HL7 order know it by; a worklist tells none.
+    placer_number: Mapped[str] = mapped_column(String(64), default="", server_default="")
+    filler_number: Mapped[str] = mapped_column(String(64), default="", server_default="")
     # A peer's string: nothing is looked up by it.
     study_instance_uid: Mapped[str] = mapped_column(String(64), default="")
     # stat, urgent or routine.

@@ -104,7 +104,7 @@ class Study(Base):
     check_at: Mapped[datetime] = mapped_column(index=True)
     completeness_reason: Mapped[str] = mapped_column(Text, default="")
     calling_ae: Mapped[str] = mapped_column(String(16))
-    patient_id: Mapped[str] = mapped_column(Text, default="")
+    patient_id: Mapped[str] = mapped_column(Text, default="", index=True)
     patient_name: Mapped[str] = mapped_column(Text, default="")
     # YYYYMMDD as the first image has them, or "".
     patient_birth_date: Mapped[str] = mapped_column(String(16), default="")
@@ -260,6 +260,8 @@ class Delivery(Base):
         UniqueConstraint("result_id", "destination"),
         Index("ix_deliveries_state_next_attempt_at", "state", "next_attempt_at"),
         Index("ix_deliveries_job_id_destination", "job_id", "destination"),
+        # The head of the queue of a destination that takes one thing after the other.
+        Index("ix_deliveries_destination_state_id", "destination", "state", "id"),
     )
 
     id: Mapped[int] = mapped_column(_KEY, primary_key=True)

@@ -6,6 +6,7 @@ from alembic import context
 
 import db.access_tables
 import db.audit_tables
+import db.hl7_tables
 import db.house_tables
 import db.order_tables
 import db.reader_tables  # noqa: F401 - the tables of all of them belong to the metadata
