@@ -25,6 +25,7 @@ from models.registry import SHIPPED
 from node.cli.main import GROUP, SUMMARIES
 from node.rules import Match, Route
 from node.settings import Peer, Settings
+from node.settings_hl7 import Hl7Destination
 from node.statuses import Status
 from node.syntaxes import decodable_transfer_syntaxes, readable_sop_classes, storage_sop_classes
 from node.web.app import create_app
@@ -48,6 +49,7 @@ EXAMPLES: dict[str, Any] = {
     "web.oidc.ca": "/etc/radnode/tls/identity-provider.pem",
 }
 PEER_EXAMPLE: dict[str, Any] = {"ae_title": "PACS", "host": "pacs.example.org"}
+HL7_EXAMPLE: dict[str, Any] = {"host": "ris.example.org"}
 MATCH_EXAMPLE: dict[str, Any] = {
     "modality": ["CR", "DX"],
     "body_part": ["CHEST", "THORAX", ""],
@@ -100,7 +102,7 @@ def sections(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, st
     for name, field in model.model_fields.items():
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
             nested.append((f"{prefix}{name}", field.annotation))
-        elif name not in {"peers", "routes"}:
+        elif name not in {"peers", "routes", "destinations"}:
             yield prefix.rstrip("."), name, field
     for name, section in nested:
         yield from sections(section, f"{name}.")
@@ -153,6 +155,14 @@ def settings_toml() -> str:
     ]
     for name, field in Peer.model_fields.items():
         lines += ["", *_setting(name, field, PEER_EXAMPLE.get(name))]
+    lines += [
+        "",
+        "",
+        "# A system that gets results as HL7 v2 messages. Its name is for routes and commands.",
+        "#[hl7.destinations.ris]",
+    ]
+    for name, field in Hl7Destination.model_fields.items():
+        lines += ["", *_setting(name, field, HL7_EXAMPLE.get(name))]
     lines += [
         "",
         "",
@@ -215,7 +225,12 @@ def settings_tables() -> str:
                 ("setting", "default", "environment", "meaning"), [(f"`{a}`", b, f"`{c}`", d) for a, b, c, d in entries]
             )
         )
-    for title, model in (("`[peers.NAME]`", Peer), ("`[[routes]]`", Route), ("`[routes.match]`", Match)):
+    for title, model in (
+        ("`[peers.NAME]`", Peer),
+        ("`[hl7.destinations.NAME]`", Hl7Destination),
+        ("`[[routes]]`", Route),
+        ("`[routes.match]`", Match),
+    ):
         parts.append(f"### {title}\n")
         fields = [(n, f) for n, f in model.model_fields.items() if n != "match"]
         parts.append(_table(("setting", "default", "meaning"), [(f"`{n}`", _shown(f), _meaning(f)) for n, f in fields]))

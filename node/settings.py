@@ -20,6 +20,7 @@ from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSett
 from db.errors import ConfigError
 from node.rules import Route
 from node.settings_audit import AuditTrail
+from node.settings_hl7 import Hl7
 from node.settings_section import Section, is_loopback
 from node.settings_web import Web
 
@@ -244,6 +245,7 @@ class Settings(BaseSettings):
     work: Work = Work()
     web: Web = Web()
     audit: AuditTrail = AuditTrail()
+    hl7: Hl7 = Hl7()
     peers: dict[Name, Peer] = Field(default_factory=dict, description="DICOM peers by name.")
     routes: tuple[Route, ...] = Field(
         default_factory=lambda: (Route.chest_radiographs(),), description="Routing rules."
@@ -255,9 +257,18 @@ class Settings(BaseSettings):
         if len(names) != len(set(names)):
             raise ValueError("two routes have the same name; results are counted per route, so names must differ")
         for route in self.routes:
-            unknown = [d for d in route.destinations if d != "sender" and d not in self.peers]
+            known = {"sender", *self.peers, *self.hl7.destinations}
+            unknown = [d for d in route.destinations if d not in known]
             if unknown:
-                raise ValueError(f"route {route.name} sends to {', '.join(unknown)}, which no [peers.…] entry names")
+                raise ValueError(
+                    f"route {route.name} sends to {', '.join(unknown)}, which no [peers.…] or [hl7.destinations.…] "
+                    "entry names"
+                )
+        twice = sorted({*self.peers} & {*self.hl7.destinations})
+        if twice:
+            raise ValueError(f"{', '.join(twice)}: a DICOM peer and an HL7 destination need different names")
+        if self.hl7.listener.enabled and self.hl7.listener.tls and self.tls.certificate is None:
+            raise ValueError("hl7.listener.tls needs [tls] certificate and private_key")
         if not is_loopback(self.dicom_host):
             if self.tls.certificate is None and not self.access.allow_plain_beyond_loopback:
                 raise ValueError(

@@ -1,0 +1,1 @@
+"""The hospital's own systems: its worklist, its orders, its messages."""
