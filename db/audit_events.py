@@ -21,6 +21,11 @@ Event = Literal[
     "patient_mismatch",
     "instance_released",
     "study_routed",
+    # What the hospital's other systems say of a study.
+    "order_matched",
+    "order_mismatched",
+    "notice_received",
+    "commitment_asked",
     # Work and its results.
     "job_finished",
     "job_parked",
@@ -54,6 +59,11 @@ Event = Literal[
     "study_viewed",
     "report_viewed",
     "study_exported",
+    # What readers said of the models' findings, and had read again.
+    "finding_judged",
+    "judgement_undone",
+    "first_read",
+    "study_rerun",
     # What was deleted.
     "study_deleted",
     "instances_deleted",
@@ -72,11 +82,19 @@ UID_SUBJECTS: frozenset[Event] = frozenset(
         "patient_mismatch",
         "instance_released",
         "study_routed",
+        "order_matched",
+        "order_mismatched",
+        "notice_received",
+        "commitment_asked",
         "result_sent",
         "delivery_dead",
         "study_viewed",
         "report_viewed",
         "study_exported",
+        "finding_judged",
+        "judgement_undone",
+        "first_read",
+        "study_rerun",
         "study_deleted",
         "instances_deleted",
     }

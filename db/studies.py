@@ -9,7 +9,7 @@ from uuid import uuid4
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
-from db import audit, outbox
+from db import audit, notices, orders, outbox
 from db.domain import InstanceView, NewJob, NewRevision, StudyView
 from db.errors import ConflictError
 from db.states import InstanceState, JobState, StudyState
@@ -59,6 +59,8 @@ def load_study(session: Session, study_id: int) -> StudyView:
         expected_instances=study.expected_instances,
         instances=instances,
         routed=frozenset((row[0], row[1]) for row in routed),
+        order=orders.of_study(session, study_id),
+        announced=notices.announced(session, study.study_instance_uid),
     )
 
 
@@ -87,10 +89,13 @@ def settle(
     complete: bool,
     reason: str,
     check_at: datetime,
+    quarantined: Sequence[tuple[int, str]] = (),
+    ask_order: bool = False,
 ) -> list[int]:
     """Write one decision on a study, all or nothing.
 
     revisions: what is complete now, with its jobs. stored: (instance id, reason) for what no model reads.
+    quarantined: the same for what waits for a person. ask_order: its order is wanted from now on.
     complete: nothing is left to wait for. Returns the ids of the new revisions.
     Raises ConflictError when an image arrived since `study` was loaded: decide again.
     """
@@ -103,10 +108,25 @@ def settle(
     )
     if not changed:
         raise ConflictError(f"study {study.study_instance_uid} changed while it was judged; it is judged again")
-    _note_received(session, study, [*(one for one, _ in stored), *(i for new in revisions for i in new.instance_ids)])
+    _note_received(
+        session,
+        study,
+        [*(one for one, _ in (*stored, *quarantined)), *(i for new in revisions for i in new.instance_ids)],
+    )
     for instance_id, why in stored:
         move(session, Instance, [Instance.id == instance_id], InstanceState.RECEIVED, InstanceState.STORED, reason=why)
-    return [_open_revision(session, study, new) for new in revisions]
+    for instance_id, why in quarantined:
+        for source in (InstanceState.RECEIVED, InstanceState.STORED):
+            here = [Instance.id == instance_id]
+            move(session, Instance, here, source, InstanceState.QUARANTINED, reason=why)
+    if ask_order:
+        orders.want(session, study.id)
+    return [_open_revision(session, study.id, study.study_instance_uid, new) for new in revisions]
+
+
+def open_again(session: Session, study_id: int, study_instance_uid: str, new: NewRevision, *, actor: str) -> int:
+    """A revision that a person asked for, of images that were judged before; the study's state stays what it is."""
+    return _open_revision(session, study_id, study_instance_uid, new, actor=actor)
 
 
 def _note_received(session: Session, study: StudyView, instance_ids: Sequence[int]) -> None:
@@ -139,16 +159,18 @@ def postpone(session: Session, study_id: int, check_at: datetime) -> str:
     return session.get_one(Study, study_id).study_instance_uid
 
 
-def _open_revision(session: Session, study: StudyView, new: NewRevision) -> int:
+def _open_revision(
+    session: Session, study_id: int, study_instance_uid: str, new: NewRevision, *, actor: str = "sweeper"
+) -> int:
     now = utcnow()
     previous = session.scalars(
         select(Revision)
-        .where(Revision.study_id == study.id, Revision.route == new.route, Revision.subject == new.subject)
+        .where(Revision.study_id == study_id, Revision.route == new.route, Revision.subject == new.subject)
         .order_by(Revision.number.desc())
         .limit(1)
     ).one_or_none()
     revision = Revision(
-        study_id=study.id,
+        study_id=study_id,
         route=new.route,
         scope=new.scope,
         subject=new.subject,
@@ -162,7 +184,7 @@ def _open_revision(session: Session, study: StudyView, new: NewRevision) -> int:
     session.add_all(RevisionInstance(revision_id=revision.id, instance_id=i) for i in new.instance_ids)
     session.add(
         RoutingDecision(
-            study_id=study.id,
+            study_id=study_id,
             revision_id=revision.id,
             route=new.route,
             rules_digest=new.rules_digest,
@@ -181,7 +203,7 @@ def _open_revision(session: Session, study: StudyView, new: NewRevision) -> int:
             finished_at=now,
         )
     for job in new.jobs:
-        _queue(session, study.id, revision.id, job, now)
+        _queue(session, study_id, revision.id, job, now)
     for source in (InstanceState.RECEIVED, InstanceState.STORED):
         move(
             session,
@@ -194,8 +216,8 @@ def _open_revision(session: Session, study: StudyView, new: NewRevision) -> int:
     audit.note(
         session,
         "study_routed",
-        actor="sweeper",
-        subject=study.study_instance_uid,
+        actor=actor,
+        subject=study_instance_uid,
         route=new.route,
         revision=revision.number,
         scope=new.scope.value,

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import or_, select
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from db.states import DeliveryState, InstanceState
@@ -96,16 +96,33 @@ def study_images(session: Session, study_id: int, limit: int = 500) -> list[Imag
     ]
 
 
-def history(session: Session, study_instance_uid: str, job_ids: Sequence[str]) -> list[tuple[datetime, str, str, str]]:
-    """(when, event, outcome, actor) of what the audit holds on a study, its instances and its jobs, oldest first."""
-    instances = (
+def history(
+    session: Session, study_instance_uid: str, job_ids: Sequence[str], limit: int = 500
+) -> list[tuple[datetime, str, str, str]]:
+    """(when, event, outcome, actor) of what the audit holds on a study, its instances, its jobs and their results.
+
+    Oldest first; the latest where there are more than `limit`.
+    """
+    images = (
         select(Instance.sop_instance_uid)
         .join(Study, Study.id == Instance.study_id)
         .where(Study.study_instance_uid == study_instance_uid)
+        .limit(limit)
     )
-    subjects = or_(Audit.subject == study_instance_uid, Audit.subject.in_(list(job_ids)), Audit.subject.in_(instances))
-    query = select(Audit.at, Audit.event, Audit.outcome, Audit.actor).where(subjects).order_by(Audit.id).limit(500)
-    return [(row[0], row[1], row[2], row[3]) for row in session.execute(query)]
+    made = select(Result.sop_instance_uid).where(Result.job_id.in_(list(job_ids))).limit(limit)
+    # A peer may have got a report under another UID.
+    sent = select(Delivery.sent_sop_instance_uid).where(Delivery.job_id.in_(list(job_ids))).limit(limit)
+    subjects = {study_instance_uid, *job_ids}
+    for part in (images, made, sent):
+        subjects.update(uid for uid in session.scalars(part) if uid)
+    query = (
+        select(Audit.at, Audit.event, Audit.outcome, Audit.actor)
+        # By name: the database looks each of them up, and not through the whole audit.
+        .where(Audit.subject.in_(sorted(subjects)))
+        .order_by(Audit.id.desc())
+        .limit(limit)
+    )
+    return [(row[0], row[1], row[2], row[3]) for row in reversed(session.execute(query).all())]
 
 
 def stored_file(session: Session, study_instance_uid: str, sop_instance_uid: str) -> str | None:

@@ -23,6 +23,7 @@ _PRESENT = '%"presence": "present"%'
 _NO_JOB = "stored"
 # The most urgent first.
 PRIORITIES = ("stat", "urgent", "routine")
+_UNDER_WAY = (DeliveryState.PENDING, DeliveryState.SENDING, DeliveryState.SENT, DeliveryState.DEAD)
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,8 @@ class Filter:
 
     state: `receiving`, `stored` (no model reads it) or a job's state in lower case. priority: as `priority` says.
     text: the beginning of a patient's name or id, an accession number or a Study Instance UID. positive: at least one
-    finding is present. uid: the beginning of a Study Instance UID, and of nothing else.
+    finding is present. uid: the beginning of a Study Instance UID, and of nothing else. ordered_only: priority is what
+    was ordered, whatever was found.
     """
 
     state: str = ""
@@ -42,6 +44,7 @@ class Filter:
     text: str = ""
     positive: bool = False
     uid: str = ""
+    ordered_only: bool = False
 
 
 @dataclass(frozen=True)
@@ -122,7 +125,7 @@ def page(session: Session, wanted: Filter, *, after: Cursor | None = None, limit
     if wanted.positive:
         rows = tuple(row for row in rows if any(is_positive(job) for job in row.jobs if job.current))
     if wanted.priority:
-        rows = tuple(row for row in rows if priority(row) == wanted.priority)
+        rows = tuple(row for row in rows if priority(row, ordered_only=wanted.ordered_only) == wanted.priority)
     following = None
     if len(keys) > limit:
         last_id, last_received_at = keys[limit - 1]
@@ -147,11 +150,14 @@ def images(job: JobView) -> list[dict[str, Any]]:
     return [one for one in listed if isinstance(one, dict)] if isinstance(listed, list) else []
 
 
-def priority(row: StudyRow) -> str:
+def priority(row: StudyRow, *, ordered_only: bool = False) -> str:
     """How soon a person should look: the most urgent of what was ordered and what was found; "" without a job."""
     jobs = [job for job in row.jobs if job.current]
     said = {job.priority for job in jobs}
-    said |= {found.get("priority", "") for job in jobs for found in findings(job) if found.get("presence") == "present"}
+    if not ordered_only:
+        said |= {
+            found.get("priority", "") for job in jobs for found in findings(job) if found.get("presence") == "present"
+        }
     return next((one for one in PRIORITIES if one in said), PRIORITIES[-1] if jobs else "")
 
 
@@ -163,7 +169,13 @@ def is_positive(job: JobView) -> bool:
 def change_mark(session: Session) -> tuple[Any, ...]:
     """Something that is another after each change a worklist shows; cheap enough to be asked every second."""
     running = select(func.count(), func.max(Job.lease_until)).where(Job.state == JobState.RUNNING)
-    deliveries = select(Delivery.state, func.count()).group_by(Delivery.state).order_by(Delivery.state)
+    # Of those that are not over: counting all of them would take longer with every study.
+    deliveries = (
+        select(Delivery.state, func.count())
+        .where(Delivery.state.in_(_UNDER_WAY))
+        .group_by(Delivery.state)
+        .order_by(Delivery.state)
+    )
     return (
         # Whatever ends a job, gives one up or takes one up again is noted there.
         session.scalar(select(func.max(Audit.id))),
@@ -186,7 +198,9 @@ def _conditions(wanted: Filter) -> list[ColumnElement[bool]]:
     if wanted.priority:
         summary = cast(Job.summary, Text)
         raised = and_(summary.like(_PRESENT), summary.contains(f'"priority": "{wanted.priority}"', autoescape=True))
-        found.append(Study.id.in_(select(Job.study_id).where(or_(Job.priority == wanted.priority, raised))))
+        ordered = Job.priority == wanted.priority
+        how = ordered if wanted.ordered_only else or_(ordered, raised)
+        found.append(Study.id.in_(select(Job.study_id).where(how)))
     if wanted.model:
         found.append(Study.id.in_(select(Job.study_id).where(Job.model == wanted.model)))
     if wanted.positive:
