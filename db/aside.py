@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
-from db import audit
+from db import audit, orders
 from db.states import InstanceState, JobState, RefusalKind, StudyState
 from db.tables import Instance, Job, Refusal, RevisionInstance, Study
 from db.transitions import affected, move
@@ -104,6 +104,8 @@ def set_aside(session: Session) -> list[Row]:
 def release(session: Session, sop_instance_uid: str, *, actor: str) -> bool:
     """A person vouches that an image in quarantine is of its study's patient: it is judged like one that comes now.
 
+    Where the study's order was another patient's, its other images are no longer held back either.
+
     False when no image in quarantine has that UID.
     """
     study_id = session.scalar(select(Instance.study_id).where(Instance.sop_instance_uid == sop_instance_uid))
@@ -112,6 +114,7 @@ def release(session: Session, sop_instance_uid: str, *, actor: str) -> bool:
         session, Instance, here, InstanceState.QUARANTINED, InstanceState.RECEIVED, reason="released from quarantine"
     ):
         return False
+    orders.vouch(session, study_id)
     # As with a late image: whoever is judging the study now must look again.
     affected(
         session,

@@ -7,7 +7,10 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from db.states import InstanceState, Scope
+from db.states import InstanceState, OrderState, Scope
+
+# The most urgent first.
+PRIORITIES = ("stat", "urgent", "routine")
 
 
 class Intake(StrEnum):
@@ -38,6 +41,8 @@ class NewInstance:
     own_result: bool = False
     patient_id: str = ""
     patient_name: str = ""
+    patient_birth_date: str = ""
+    study_date: str = ""
     accession_number: str = ""
     study_description: str = ""
     modality: str = ""
@@ -78,10 +83,20 @@ class InstanceView:
 
 
 @dataclass(frozen=True)
+class OrderView:
+    """What is known of a study's order. priority: the order's own; "" where none is on record."""
+
+    state: OrderState
+    wanted_at: datetime
+    priority: str = ""
+
+
+@dataclass(frozen=True)
 class StudyView:
     """A study that is being received, with everything the decision needs.
 
-    `routed` holds (route, instance id) pairs that some revision already covers.
+    `routed` holds (route, instance id) pairs that some revision already covers. `order` is None until it was asked for.
+    `announced` names the notices which tell that the study is done, once every instance they name is here; "" before.
     """
 
     id: int
@@ -93,6 +108,8 @@ class StudyView:
     expected_instances: int | None
     instances: tuple[InstanceView, ...]
     routed: frozenset[tuple[str, int]]
+    order: OrderView | None = None
+    announced: str = ""
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,8 @@ from db.tables import Delivery, Instance, Refusal, Result, Series, Study
 from db.transitions import affected, insert_or_ignore
 from db.types import utcnow
 
+# Of the columns; a date has eight.
+_DATE_CHARACTERS = 16
 # A promise of more images than a 32-bit column holds is no promise.
 _MOST_EXPECTED = 2**31 - 1
 
@@ -150,6 +152,8 @@ def _storable(new: NewInstance, *, own_result: bool) -> NewInstance:
         expected_instances=expected,
         patient_id=_text(new.patient_id),
         patient_name=_text(new.patient_name),
+        patient_birth_date=_text(new.patient_birth_date)[:_DATE_CHARACTERS],
+        study_date=_text(new.study_date)[:_DATE_CHARACTERS],
         accession_number=_text(new.accession_number),
         study_description=_text(new.study_description),
         modality=_text(new.modality),
@@ -268,6 +272,8 @@ def _study_row(new: NewInstance) -> dict[str, Any]:
         "calling_ae": new.calling_ae,
         "patient_id": new.patient_id,
         "patient_name": new.patient_name,
+        "patient_birth_date": new.patient_birth_date,
+        "study_date": new.study_date,
         "accession_number": new.accession_number,
         "study_description": new.study_description,
         "expected_instances": new.expected_instances,

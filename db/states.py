@@ -43,6 +43,7 @@ class DeliveryState(StrEnum):
     CONFIRMED = "CONFIRMED"  # storage commitment or read-back says it is there
     UNCONFIRMED = "UNCONFIRMED"  # sent; the peer offers no way to prove it
     DEAD = "DEAD"  # given up; waits for a person
+    WITHDRAWN = "WITHDRAWN"  # its study was deleted before it was sent
 
 
 class CommitmentState(StrEnum):
@@ -150,7 +151,9 @@ INSTANCE_TRANSITIONS = frozenset(
         (_I.FAILED, _I.NOT_ANALYSED),
         (_I.NOT_ANALYSED, _I.FAILED),
         (_I.QUARANTINED, _I.RECEIVED),  # a person vouches for it
-        (_I.RECEIVED, _I.QUARANTINED),  # the worklist's order is another patient's
+        # The worklist's order is another patient's.
+        (_I.RECEIVED, _I.QUARANTINED),
+        (_I.STORED, _I.QUARANTINED),
     }
 )
 
@@ -186,6 +189,9 @@ DELIVERY_TRANSITIONS = frozenset(
         (_D.UNCONFIRMED, _D.PENDING),  # a late report says that the peer does not hold it
         (_D.CONFIRMED, _D.PENDING),  # so says the report on a transaction that C-FIND had anticipated
         (_D.DEAD, _D.PENDING),
+        # A person has the study deleted.
+        (_D.PENDING, _D.WITHDRAWN),
+        (_D.DEAD, _D.WITHDRAWN),
     }
 )
 
@@ -223,7 +229,15 @@ _N = NoticeState
 NOTICE_TRANSITIONS = frozenset({(_N.IN_PROGRESS, _N.COMPLETED), (_N.IN_PROGRESS, _N.DISCONTINUED)})
 
 _P = PledgeState
-PLEDGE_TRANSITIONS = frozenset({(_P.WAITING, _P.REPORTED), (_P.WAITING, _P.GIVEN_UP)})
+PLEDGE_TRANSITIONS = frozenset(
+    {
+        (_P.WAITING, _P.REPORTED),
+        (_P.WAITING, _P.GIVEN_UP),
+        # The peer asks again under the same transaction.
+        (_P.REPORTED, _P.WAITING),
+        (_P.GIVEN_UP, _P.WAITING),
+    }
+)
 
 TRANSITIONS: dict[type[StrEnum], frozenset[tuple[StrEnum, StrEnum]]] = {
     StudyState: frozenset(STUDY_TRANSITIONS),

@@ -234,6 +234,8 @@ def _new_instance(arrival: Arrival, header: Header, file: IncomingFile) -> NewIn
         own_result=header.manufacturer == MANUFACTURER,
         patient_id=header.patient_id,
         patient_name=header.patient_name,
+        patient_birth_date=header.patient_birth_date,
+        study_date=header.study_date,
         accession_number=header.accession_number,
         study_description=header.study_description,
         modality=header.modality,

@@ -9,8 +9,9 @@ from enum import StrEnum
 import pytest
 from sqlalchemy import select, update
 
-from db import transitions
+from db import notices, pledges, transitions
 from db.errors import ConflictError, IllegalTransition
+from db.order_tables import Notice, Pledge, StudyOrder
 from db.session import Record
 from db.states import (
     TRANSITIONS,
@@ -19,6 +20,10 @@ from db.states import (
     InstanceState,
     JobState,
     ModelState,
+    NoticeKind,
+    NoticeState,
+    OrderState,
+    PledgeState,
     StudyState,
 )
 from db.tables import Base, Circuit, Commitment, Delivery, Instance, Job, ModelVersion, Study
@@ -32,6 +37,9 @@ TABLES: dict[type[StrEnum], type[Base]] = {
     DeliveryState: Delivery,
     CommitmentState: Commitment,
     ModelState: ModelVersion,
+    OrderState: StudyOrder,
+    NoticeState: Notice,
+    PledgeState: Pledge,
 }
 
 
@@ -75,6 +83,16 @@ def prepare(record: Record, source: StrEnum) -> type[Base]:
                 changed_at=moment,
             )
         )
+        session.add(
+            StudyOrder(
+                study_id=session.scalars(select(Study.id)).one(),
+                state=OrderState.WANTED,
+                wanted_at=moment,
+                changed_at=moment,
+            )
+        )
+        notices.record(session, NoticeKind.MPPS, "7.8", ["7.9"], state=NoticeState.IN_PROGRESS, calling_ae="CT")
+        pledges.promise(session, pledges.Answer("pacs", "7.10"))
         session.flush()
         session.execute(update(table).values(state=source))
     return table

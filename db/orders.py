@@ -1,0 +1,351 @@
+"""The hospital's orders, and which of them is a study's.
+
+A study's order is wanted, asked for in the background, and then matched, absent or mismatched. Each answer wakes
+whoever judges the study, and reaches work that was queued before it came.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from sqlalchemy import func, select, update
+from sqlalchemy.orm import Session
+
+from db import audit, outbox
+from db.domain import PRIORITIES, OrderView
+from db.order_tables import Order, StudyOrder
+from db.states import InstanceState, JobState, OrderState, StudyState
+from db.tables import Instance, Job, RevisionInstance, Series, Study
+from db.transitions import affected, insert_ignore, move
+from db.types import utcnow
+
+_ASKED_FOR = (OrderState.WANTED, OrderState.ABSENT)
+_STAT = PRIORITIES[0]
+
+
+@dataclass(frozen=True)
+class NewOrder:
+    """A requested procedure as its source tells it; every text printable and no longer than its column.
+
+    priority: stat, urgent or routine. patient_birth_date, scheduled_date: YYYYMMDD or "".
+    """
+
+    source: str
+    accession_number: str
+    requested_procedure_id: str = ""
+    patient_id: str = ""
+    patient_name: str = ""
+    patient_birth_date: str = ""
+    patient_sex: str = ""
+    study_instance_uid: str = ""
+    priority: str = "routine"
+    procedure: str = ""
+    modality: str = ""
+    scheduled_date: str = ""
+
+
+@dataclass(frozen=True)
+class WantedOrder:
+    """A study whose order is to be asked for, as its first image names it."""
+
+    study_id: int
+    study_instance_uid: str
+    accession_number: str
+    patient_id: str
+    patient_name: str
+    patient_birth_date: str
+    study_date: str
+    modalities: tuple[str, ...]
+    wanted_at: datetime
+    attempts: int
+
+
+@dataclass(frozen=True)
+class ShownOrder:
+    """For people. state: of the question; the rest is "" where no order is matched."""
+
+    state: OrderState
+    reason: str
+    accession_number: str = ""
+    priority: str = ""
+    procedure: str = ""
+
+
+def more_urgent(one: str, other: str) -> str:
+    """The more urgent of two priorities; what is none of them counts as the least."""
+    return min((one, other), key=lambda priority: PRIORITIES.index(priority) if priority in PRIORITIES else 99)
+
+
+def want(session: Session, study_id: int) -> bool:
+    """Ask for a study's order in the background. False where that was done before."""
+    now = utcnow()
+    return insert_ignore(
+        session,
+        StudyOrder,
+        study_id=study_id,
+        state=OrderState.WANTED,
+        reason="",
+        attempts=0,
+        next_attempt_at=now,
+        wanted_at=now,
+        changed_at=now,
+    )
+
+
+def claim_due(session: Session, now: datetime, *, lease_s: float, limit: int = 50) -> list[WantedOrder]:
+    """Questions that are due, the longest waiting first; each is nobody else's for `lease_s`."""
+    due = session.execute(
+        select(StudyOrder.study_id, StudyOrder.next_attempt_at)
+        .where(StudyOrder.next_attempt_at <= now, StudyOrder.state.in_(_ASKED_FOR))
+        .order_by(StudyOrder.next_attempt_at, StudyOrder.study_id)
+        .limit(limit)
+    ).all()
+    until = now + timedelta(seconds=lease_s)
+    mine = [
+        study_id
+        for study_id, at in due
+        if affected(
+            session,
+            update(StudyOrder)
+            .where(StudyOrder.study_id == study_id, StudyOrder.next_attempt_at == at)
+            .values(next_attempt_at=until, attempts=StudyOrder.attempts + 1),
+        )
+    ]
+    return _wanted(session, mine)
+
+
+def _wanted(session: Session, study_ids: Sequence[int]) -> list[WantedOrder]:
+    modalities: dict[int, set[str]] = {}
+    for study_id, modality in session.execute(
+        select(Series.study_id, Series.modality).where(Series.study_id.in_(study_ids)).distinct()
+    ):
+        modalities.setdefault(study_id, set()).add(modality)
+    rows = session.execute(
+        select(StudyOrder, Study).join(Study, Study.id == StudyOrder.study_id).where(Study.id.in_(study_ids))
+    )
+    found = {
+        study.id: WantedOrder(
+            study_id=study.id,
+            study_instance_uid=study.study_instance_uid,
+            accession_number=study.accession_number,
+            patient_id=study.patient_id,
+            patient_name=study.patient_name,
+            patient_birth_date=study.patient_birth_date,
+            study_date=study.study_date,
+            modalities=tuple(sorted(modalities.get(study.id, ()))),
+            wanted_at=asked.wanted_at,
+            attempts=asked.attempts,
+        )
+        for asked, study in rows
+    }
+    return [found[study_id] for study_id in study_ids if study_id in found]
+
+
+def store(session: Session, new: NewOrder) -> int:
+    """Keep what a source tells of an order, in place of what it told before; gives the row's id."""
+    key = {
+        "source": new.source,
+        "accession_number": new.accession_number,
+        "patient_id": new.patient_id,
+        "requested_procedure_id": new.requested_procedure_id,
+    }
+    values = {
+        "patient_name": new.patient_name,
+        "patient_birth_date": new.patient_birth_date,
+        "patient_sex": new.patient_sex,
+        "study_instance_uid": new.study_instance_uid,
+        "priority": new.priority,
+        "procedure": new.procedure,
+        "modality": new.modality,
+        "scheduled_date": new.scheduled_date,
+        "changed_at": utcnow(),
+    }
+    same = [getattr(Order, name) == value for name, value in key.items()]
+    if not insert_ignore(session, Order, **key, **values, created_at=values["changed_at"]):
+        affected(session, update(Order).where(*same).values(**values))
+    return session.scalars(select(Order.id).where(*same)).one()
+
+
+def tell(session: Session, new: NewOrder) -> int:
+    """`store` of an order that came unasked: studies that wait for it are looked at again, work it matched is pulled
+    forward where it has become more urgent.
+    """
+    order_id = store(session, new)
+    waiting = select(Study.id).where(Study.accession_number == new.accession_number)
+    if new.accession_number:
+        affected(
+            session,
+            update(StudyOrder)
+            .where(StudyOrder.study_id.in_(waiting), StudyOrder.state.in_(_ASKED_FOR))
+            .values(next_attempt_at=utcnow()),
+        )
+    matched = select(StudyOrder.study_id).where(StudyOrder.order_id == order_id, StudyOrder.state == OrderState.MATCHED)
+    for study_id in session.scalars(matched).all():
+        _pull_forward(session, study_id, new.priority)
+    return order_id
+
+
+def known(session: Session, accession_number: str) -> list[NewOrder]:
+    """The orders on record under an accession number, whoever told them; none for an empty one."""
+    if not accession_number:
+        return []
+    rows = session.scalars(select(Order).where(Order.accession_number == accession_number).order_by(Order.id))
+    return [
+        NewOrder(
+            source=one.source,
+            accession_number=one.accession_number,
+            requested_procedure_id=one.requested_procedure_id,
+            patient_id=one.patient_id,
+            patient_name=one.patient_name,
+            patient_birth_date=one.patient_birth_date,
+            patient_sex=one.patient_sex,
+            study_instance_uid=one.study_instance_uid,
+            priority=one.priority,
+            procedure=one.procedure,
+            modality=one.modality,
+            scheduled_date=one.scheduled_date,
+        )
+        for one in rows
+    ]
+
+
+def postpone(session: Session, study_ids: Sequence[int], at: datetime | None, reason: str) -> None:
+    """The worklist could not be asked. at: when it is tried again; None: never. reason names no patient."""
+    affected(
+        session,
+        update(StudyOrder)
+        .where(StudyOrder.study_id.in_(study_ids), StudyOrder.state.in_(_ASKED_FOR))
+        .values(next_attempt_at=at, reason=reason, changed_at=utcnow()),
+    )
+
+
+def settle(
+    session: Session,
+    study_id: int,
+    target: OrderState,
+    *,
+    reason: str,
+    order: NewOrder | None = None,
+    again_at: datetime | None = None,
+) -> bool:
+    """Write the worklist's answer: MATCHED or MISMATCHED with its order, or ABSENT. False where it was answered before.
+
+    An order that is more urgent than what is queued already pulls it forward; one of another patient has it parked.
+    again_at: of ABSENT, when to ask once more.
+    """
+    now = utcnow()
+    order_id = None if order is None else store(session, order)
+    values = {"reason": reason, "order_id": order_id, "next_attempt_at": again_at, "changed_at": now}
+    here = [StudyOrder.study_id == study_id]
+    sources = [state for state in _ASKED_FOR if state is not target]
+    changed = sum(move(session, StudyOrder, here, source, target, **values) for source in sources)
+    if not changed:
+        if target is OrderState.ABSENT:
+            affected(session, update(StudyOrder).where(*here, StudyOrder.state == target).values(**values))
+        return False
+    study_uid = _wake(session, study_id)
+    if target is OrderState.MATCHED and order is not None:
+        _pull_forward(session, study_id, order.priority)
+        audit.note(session, "order_matched", actor=order.source, subject=study_uid, priority=order.priority)
+    elif target is OrderState.MISMATCHED and order is not None:
+        _park(session, study_id, reason)
+        audit.note(session, "order_mismatched", actor=order.source, subject=study_uid, outcome="warning", reason=reason)
+    return True
+
+
+def _wake(session: Session, study_id: int) -> str:
+    """Whoever is judging the study now must look again. Gives its UID."""
+    affected(
+        session,
+        update(Study)
+        .where(Study.id == study_id, Study.state == StudyState.RECEIVING)
+        .values(version=Study.version + 1, check_at=utcnow()),
+    )
+    return session.scalars(select(Study.study_instance_uid).where(Study.id == study_id)).one()
+
+
+def _pull_forward(session: Session, study_id: int, priority: str) -> None:
+    lower = PRIORITIES[PRIORITIES.index(priority) + 1 :]
+    jobs = session.scalars(
+        select(Job.id).where(Job.study_id == study_id, Job.state == JobState.QUEUED, Job.priority.in_(lower))
+    ).all()
+    for job_id in jobs:
+        raised = affected(
+            session, update(Job).where(Job.id == job_id, Job.state == JobState.QUEUED).values(priority=priority)
+        )
+        # The old message finds nothing to do, or a job that is done.
+        if raised and priority == _STAT:
+            outbox.announce(session, outbox.TOPIC_INFER_STAT, job_id)
+
+
+def _park(session: Session, study_id: int, reason: str) -> None:
+    queued = session.scalars(select(Job).where(Job.study_id == study_id, Job.state == JobState.QUEUED)).all()
+    for job in queued:
+        parked = move(
+            session,
+            Job,
+            [Job.id == job.id],
+            JobState.QUEUED,
+            JobState.PARKED,
+            finished_at=utcnow(),
+            reason=f"{reason}; make sure whose images these are, then `radnode retry` or `radnode parked give-up`",
+        )
+        if parked:
+            images = select(RevisionInstance.instance_id).where(RevisionInstance.revision_id == job.revision_id)
+            here = [Instance.id.in_(images)]
+            move(session, Instance, here, InstanceState.ROUTED, InstanceState.FAILED, reason="its job is parked")
+            audit.note(session, "job_parked", actor="worklist", subject=job.id, outcome="failure")
+
+
+def vouch(session: Session, study_id: int) -> bool:
+    """A person has made sure whose images these are, whatever the worklist says. False where nothing was amiss."""
+    here = [StudyOrder.study_id == study_id]
+    reason = "a person vouches for its patient"
+    return bool(
+        move(
+            session,
+            StudyOrder,
+            here,
+            OrderState.MISMATCHED,
+            OrderState.VOUCHED,
+            reason=reason,
+            changed_at=utcnow(),
+        )
+    )
+
+
+def of_study(session: Session, study_id: int) -> OrderView | None:
+    """What the decision on a study needs to know of its order; None where nobody has asked for it."""
+    found = session.execute(
+        select(StudyOrder, Order.priority)
+        .outerjoin(Order, Order.id == StudyOrder.order_id)
+        .where(StudyOrder.study_id == study_id)
+    ).one_or_none()
+    return None if found is None else OrderView(found[0].state, found[0].wanted_at, found[1] or "")
+
+
+def of_studies(session: Session, study_ids: Sequence[int]) -> dict[int, ShownOrder]:
+    """By study row id, what a page shows of their orders. Another patient's order is not shown with a study."""
+    rows = session.execute(
+        select(StudyOrder, Order)
+        .outerjoin(Order, (Order.id == StudyOrder.order_id) & (StudyOrder.state == OrderState.MATCHED))
+        .where(StudyOrder.study_id.in_(study_ids))
+    )
+    return {
+        asked.study_id: ShownOrder(
+            state=asked.state,
+            reason=asked.reason,
+            accession_number="" if order is None else order.accession_number,
+            priority="" if order is None else order.priority,
+            procedure="" if order is None else order.procedure,
+        )
+        for asked, order in rows
+    }
+
+
+def counts(session: Session) -> dict[str, int]:
+    """How many studies' orders are in each state."""
+    rows = session.execute(select(StudyOrder.state, func.count()).group_by(StudyOrder.state))
+    return {state.value: number for state, number in rows}
