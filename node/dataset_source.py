@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from tempfile import SpooledTemporaryFile
+from tempfile import SpooledTemporaryFile, TemporaryFile
 from typing import IO, BinaryIO, Protocol
 
 from db.errors import RefusedError
@@ -31,6 +31,16 @@ _TRANSFER_SYNTAX_UID = 0x00020010
 _MOST_META_BYTES = 1 << 20
 _SPOOL_BYTES = 16 << 20
 _CHUNK_BYTES = 1 << 16
+
+
+_room: IO[bytes] | None = None
+"""See `open_no_more_files`."""
+
+
+def open_no_more_files() -> None:
+    """From now on this process inflates into one file without a name, which is open, one data set at a time."""
+    global _room  # noqa: PLW0603 - it holds for the process, as does what keeps it from opening files
+    _room = TemporaryFile()  # noqa: SIM115 - open until the process ends
 
 
 class HeaderError(RefusedError):
@@ -145,12 +155,26 @@ def open_dataset(
     syntax = from_meta or transfer_syntax or ""
     if syntax == DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN:
         file.seek(start)
-        with SpooledTemporaryFile(max_size=_SPOOL_BYTES) as inflated:
+        with _room_to_inflate() as inflated:
             for piece in _inflated(file, max_inflate_bytes):
                 inflated.write(piece)
             yield _recognise(inflated, 0, inflated.tell(), syntax)
     else:
         yield _recognise(file, start, size, syntax)
+
+
+@contextmanager
+def _room_to_inflate() -> Iterator[IO[bytes]]:
+    """An empty file, whose bytes are thrown away afterwards."""
+    if _room is None:
+        with SpooledTemporaryFile(max_size=_SPOOL_BYTES) as spool:
+            yield spool
+        return
+    try:
+        yield _room
+    finally:
+        _room.seek(0)
+        _room.truncate()
 
 
 def open_stream(

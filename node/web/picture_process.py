@@ -1,36 +1,36 @@
 """One picture, made in a process of its own: whatever a hostile image does to a decoder, it does it here.
 
-``python -m node.web.picture_process WRITER PATH ARGUMENT…`` writes PNG to standard output, or one line that says why
-not to standard error and exits 3. Arguments are numbers, or a dash for none.
+``python -m node.web.picture_process WRITER ARGUMENT…`` reads the DICOM file that is its standard input, which it was
+given open, and writes PNG to standard output, or one line that says why not to standard error and exits 3. Arguments
+are numbers, or a dash for none.
 """
 
 from __future__ import annotations
 
-import resource
 import sys
 from importlib.metadata import entry_points
-from pathlib import Path
 
 from db.errors import UnreadableError
+from node.confinement import Confinement
+from node.dataset_source import open_no_more_files
 
 GROUP = "radnode.picture_writers"
 EXIT_UNREADABLE = 3
-# What decoding the largest image that a model may read takes, and no more.
-_MOST_BYTES = 6 * 1024**3
-_MOST_CPU_S = 30
+_MOST_MEMORY_BYTES = 1 << 30
+"""Beyond its rest; the largest image that is read (`workers.pixels.limits`) and its picture take less."""
+_MOST_SECONDS = 30.0
+_MOST_FILE_BYTES = 1 << 30
 
 
 def main(arguments: list[str]) -> int:
     """Exit status 0, 3 for a picture that cannot be made."""
-    writer, path, *rest = arguments
-    resource.setrlimit(resource.RLIMIT_AS, (_MOST_BYTES, _MOST_BYTES))
-    resource.setrlimit(resource.RLIMIT_CPU, (_MOST_CPU_S, _MOST_CPU_S))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    # It writes to its standard output, which is a pipe, and to no file.
-    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+    writer, *rest = arguments
     (entry,) = entry_points(group=GROUP, name=writer)
+    write = entry.load()
+    open_no_more_files()
+    Confinement(_MOST_MEMORY_BYTES, _MOST_FILE_BYTES).allow_time(_MOST_SECONDS)
     try:
-        png = entry.load()(Path(path), *(_number(text) for text in rest))
+        png = write(sys.stdin.buffer, *(_number(text) for text in rest))
     except UnreadableError as error:
         sys.stderr.write(str(error).replace("\n", " ")[:300])
         return EXIT_UNREADABLE

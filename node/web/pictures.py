@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import threading
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import structlog
 
+from node.confinement import environment
 from node.web.picture_process import EXIT_UNREADABLE
 from node.web.problems import Problem
 
@@ -21,8 +21,6 @@ _AT_ONCE = 2
 _MOST_WAITING = 8
 _TIMEOUT_S = 40.0
 _KEPT_BYTES = 64 * 1024**2
-# What a decoder needs of the environment, and nothing that could hold a secret.
-_ENVIRONMENT = ("PATH", "HOME", "LANG", "LC_ALL", "PYTHONPATH", "TMPDIR", "OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")
 
 
 class Pictures:
@@ -37,36 +35,41 @@ class Pictures:
 
     def make(self, writer: str, path: Path, *numbers: float | None) -> bytes:
         """PNG by the named writer. Raises Problem where there is no picture, and says why."""
-        key = (writer, str(path), *("-" if number is None else f"{number:.6g}" for number in numbers))
+        told = tuple("-" if number is None else f"{number:.6g}" for number in numbers)
+        key = (writer, str(path), *told)
         with self._lock:
             if key in self._kept:
                 self._kept.move_to_end(key)
                 return self._kept[key]
-        png = self._run(key)
+        png = self._run(writer, path, told)
         self._keep(key, png)
         return png
 
-    def _run(self, key: tuple[str, ...]) -> bytes:
+    def _run(self, writer: str, path: Path, told: tuple[str, ...]) -> bytes:
         if not self._room.acquire(blocking=False):
             raise Problem(503, "too many pictures are being made; try again", {"Retry-After": "5"})
         try:
-            with self._turn:
+            # It gets the open file: it may open none itself.
+            with self._turn, path.open("rb") as file:
                 done = subprocess.run(
-                    [sys.executable, "-m", "node.web.picture_process", *key],
-                    stdin=subprocess.DEVNULL,
+                    [sys.executable, "-m", "node.web.picture_process", writer, *told],
+                    stdin=file,
                     capture_output=True,
                     timeout=_TIMEOUT_S,
                     check=False,
-                    env={name: os.environ[name] for name in _ENVIRONMENT if name in os.environ},
+                    env=environment(),
                 )
         except subprocess.TimeoutExpired as error:
             raise Problem(422, "the image takes too long to decode") from error
+        except OSError as error:
+            log.error("picture_not_started", writer=writer, cause=type(error).__name__, reason=error.strerror)
+            raise Problem(503, "the stored file cannot be opened, or no process be started for it") from error
         finally:
             self._room.release()
         if done.returncode == EXIT_UNREADABLE:
             raise Problem(422, done.stderr.decode("utf-8", "replace"))
         if done.returncode != 0:
-            log.warning("picture_failed", exit_code=done.returncode, writer=key[0])
+            log.warning("picture_failed", exit_code=done.returncode, writer=writer)
             raise Problem(422, "the image cannot be decoded within the limits of time and memory")
         return done.stdout
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from io import BytesIO
-from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,7 @@ from workers.pixels.grey import display_uint8, read_grey
 from workers.pixels.limits import DEFAULT_LIMITS
 
 
-def grey_png(path: Path, side: int, centre: float | None, width: float | None) -> bytes:
+def grey_png(file: BinaryIO, side: int, centre: float | None, width: float | None) -> bytes:
     """A received image.
 
     side: longest side in pixels; a smaller image keeps its size. centre, width: the window in modality units (PS3.3
@@ -26,24 +26,24 @@ def grey_png(path: Path, side: int, centre: float | None, width: float | None) -
 
     Raises:
         PixelError: the image cannot be shown; the message says why.
-        OSError: the path cannot be opened or read.
+        OSError: the file cannot be read.
     """
-    image = read_grey(path, limits=DEFAULT_LIMITS)
+    image = read_grey(file, limits=DEFAULT_LIMITS)
     if centre is not None and width is not None:
         image = replace(image, voi=LinearWindow(centre, width))
     return _png(display_uint8(image, side))
 
 
-def map_png(path: Path, rows: int, columns: int) -> bytes:
+def map_png(file: BinaryIO, rows: int, columns: int) -> bytes:
     """The anatomy under its map out of this node's own Secondary Capture, without the bands of text.
 
     rows, columns: of the image it was drawn on; the result has its proportions, so that one lies on the other.
 
     Raises:
         UnreadableHeader: no Secondary Capture of this node, or of another image.
-        OSError: the path cannot be opened or read.
+        OSError: the file cannot be read.
     """
-    dataset = dcmread(path)
+    dataset = dcmread(file)
     height, width = int(dataset.Rows), int(dataset.Columns)
     if dataset.get("PhotometricInterpretation") != "RGB" or width != WIDTH or not rows or not columns:
         raise UnreadableHeader("no picture with a map")

@@ -19,14 +19,14 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from models.contracts import GreyImage, LinearWindow, LookupTable
-from node.dataset_source import HeaderError, open_dataset
+from node.confinement import Confinement
+from node.dataset_source import HeaderError, open_dataset, open_no_more_files
 from node.header import read_header
 from workers.pixels.errors import PixelError, TooLarge, UndecodablePixels
 from workers.pixels.grey import open_image
 from workers.pixels.limits import Limits
 from workers.pixels.volume import slice_facts
 from workers.sandbox import wire
-from workers.sandbox.confinement import Confinement
 from workers.sandbox.terms import KEPT_BYTES, Terms
 from workers.sandbox.wire import Message
 from workers.sources import flat_elements
@@ -38,8 +38,10 @@ def main(arguments: list[str]) -> int:
     fd, memory_bytes, seconds = arguments
     terms = Terms(memory_bytes=int(memory_bytes), seconds=float(seconds))
     with socket.socket(fileno=int(fd)) as sock:
+        open_no_more_files()
         confinement = Confinement(terms.memory_bytes, _MOST_FILE_BYTES)
-        wire.send(sock, Message({"ready": True, "no_sockets": confinement.no_sockets}))
+        held = {"no_sockets": confinement.no_sockets, "no_files": confinement.no_files}
+        wire.send(sock, Message({"ready": True, **held}))
         _Child(sock, terms, confinement).serve()
     return 0
 

@@ -15,22 +15,13 @@ from typing import Any, BinaryIO
 import structlog
 
 from db.errors import RetriableError
+from node.confinement import environment
 from workers.sandbox import wire
 from workers.sandbox.terms import Terms
 from workers.sandbox.wire import Message, WireError
 
 log = structlog.get_logger(__name__)
 
-# What a decoder needs of the environment, and nothing that could hold a secret.
-_ENVIRONMENT = ("PATH", "HOME", "LANG", "LC_ALL", "PYTHONPATH", "TMPDIR", "OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")
-# No decoder multiplies matrices. The memory of an image is kept for the next one: new pages are what takes time.
-_SET = {
-    "OPENBLAS_NUM_THREADS": "1",
-    "OMP_NUM_THREADS": "1",
-    "MALLOC_ARENA_MAX": "1",
-    "MALLOC_MMAP_THRESHOLD_": str(32 << 20),
-    "MALLOC_TRIM_THRESHOLD_": str(64 << 20),
-}
 _START_S = 60.0
 _MOST_SERVED = 2000
 """Files one decoder reads: what a library leaks goes with it."""
@@ -62,11 +53,10 @@ class DecoderProcess:
         self._picture: mmap.mmap | None = None
         ours, theirs = socket.socketpair()
         argv = [sys.executable, "-m", "workers.sandbox.child", str(theirs.fileno())]
-        environment = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
         try:
             self._process = subprocess.Popen(
                 [*argv, str(terms.memory_bytes), str(terms.seconds)],
-                env={**environment, **_SET},
+                env=environment(),
                 pass_fds=(theirs.fileno(),),
                 stdin=subprocess.DEVNULL,
                 # Native code writes what it finds wrong in a file, which may be a patient's.
@@ -150,6 +140,8 @@ class DecoderProcess:
             raise DecoderUnavailable(f"a decoder ended at its start (exit status {code}); reinstall the node")
         if said.body.get("no_sockets") is not True:
             log.warning("decoder_may_use_sockets", reason="this kernel filters no system calls")
+        if said.body.get("no_files") is not True:
+            log.warning("decoder_may_open_files", reason="this kernel has no Landlock, or not for this process")
         self._ready = True
 
     def _receive(self, deadline: float) -> Message:

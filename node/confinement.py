@@ -1,17 +1,33 @@
-"""What the kernel keeps a decoder process from: memory, time, files, sockets, other programs.
+"""What the kernel keeps a process that decodes peers' images from: memory, time, files, sockets, other programs.
 
-Limits hold from within: a decoder that hangs ends although nobody watches it any more. Raised for one image, they are
-lowered again after it. See getrlimit(2), setitimer(2), seccomp(2).
+For the workers' decoders and the page's. Limits hold from within: a decoder that hangs ends although nobody watches it
+any more. Raised for one image, they are lowered again after it. See getrlimit(2), setitimer(2), seccomp(2).
 """
 
 from __future__ import annotations
 
 import ctypes
+import os
 import platform
 import resource
 import signal
 import struct
+import sys
+import sysconfig
 from pathlib import Path
+
+from node import landlock
+
+# What a decoder needs of the environment, and nothing that could hold a secret.
+_ENVIRONMENT = ("PATH", "HOME", "LANG", "LC_ALL", "PYTHONPATH", "TMPDIR", "OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")
+# No decoder multiplies matrices. The memory of an image is kept for the next one: new pages are what takes time.
+_SET = {
+    "OPENBLAS_NUM_THREADS": "1",
+    "OMP_NUM_THREADS": "1",
+    "MALLOC_ARENA_MAX": "1",
+    "MALLOC_MMAP_THRESHOLD_": str(32 << 20),
+    "MALLOC_TRIM_THRESHOLD_": str(64 << 20),
+}
 
 _MOST_OPEN_FILES = 32
 _PAGE_BYTES = resource.getpagesize()
@@ -23,18 +39,36 @@ _SYSCALL_AT, _ARCHITECTURE_AT = 0, 4
 _FOREIGN_ABI = 0x40000000
 
 # Audit architecture and the numbers of socket, connect, bind, listen, accept, accept4, execve, execveat, ptrace,
-# process_vm_readv, process_vm_writev, io_uring_setup, bpf, keyctl, unshare, mount.
+# process_vm_readv, process_vm_writev, io_uring_setup, bpf, keyctl, unshare, mount; kill, tkill, rt_sigqueueinfo,
+# pidfd_send_signal, pidfd_open, pidfd_getfd. abort(3) needs tgkill.
 _FORBIDDEN = {
-    "x86_64": (0xC000003E, (41, 42, 49, 50, 43, 288, 59, 322, 101, 310, 311, 425, 321, 250, 272, 165)),
-    "aarch64": (0xC00000B7, (198, 203, 200, 201, 202, 242, 221, 281, 117, 270, 271, 425, 280, 219, 97, 40)),
+    "x86_64": (
+        0xC000003E,
+        (41, 42, 49, 50, 43, 288, 59, 322, 101, 310, 311, 425, 321, 250, 272, 165, 62, 200, 129, 424, 434, 438),
+    ),
+    "aarch64": (
+        0xC00000B7,
+        (198, 203, 200, 201, 202, 242, 221, 281, 117, 270, 271, 425, 280, 219, 97, 40, 129, 130, 138, 424, 434, 438),
+    ),
 }
+# Packages whose code a decoder may still have to load.
+_OWN = ("db", "models", "node", "workers")
+
+
+def environment() -> dict[str, str]:
+    """What a process that is to be confined is started with."""
+    return {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ} | _SET
 
 
 class Confinement:
     """The limits of this process. Make it once everything is imported: what memory it takes by then is its rest."""
 
     def __init__(self, memory_bytes: int, most_file_bytes: int) -> None:
-        """memory_bytes: address space beyond the rest, unless an image is allowed more."""
+        """memory_bytes: address space beyond the rest, unless an image is allowed more.
+
+        no_sockets, no_files: whether this kernel keeps the process from them; ``no_files`` means that it opens nothing
+        but installed code, and that for reading.
+        """
         self._memory_bytes = memory_bytes
         self._rest_bytes = _address_space_bytes()
         # No core: it would hold a patient's image. No file larger than the largest picture or inflated data set.
@@ -47,6 +81,7 @@ class Confinement:
             most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
             resource.setrlimit(limit, (most, most))
         self.no_sockets = _forbid_system_calls()
+        self.no_files = landlock.only_read_beneath(_code())
         self.relax()
 
     def relax(self) -> None:
@@ -64,6 +99,13 @@ class Confinement:
         signal.setitimer(signal.ITIMER_REAL, seconds)
         used = resource.getrusage(resource.RUSAGE_SELF)
         _set_soft(resource.RLIMIT_CPU, int(used.ru_utime + used.ru_stime + seconds) + 1)
+
+
+def _code() -> list[Path]:
+    """Folders of what Python or the loader may still import; the root of a checkout, which may hold more, is none."""
+    installed = {sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
+    own = {str(Path(file).parent) for name in _OWN if (file := getattr(sys.modules.get(name), "__file__", None))}
+    return sorted(map(Path, {*installed, *own, "/usr/lib", "/lib", "/lib64"}))
 
 
 def _set_soft(limit: int, value: int) -> None:
