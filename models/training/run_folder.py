@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
+import io
 import json
 import os
 import platform
@@ -21,6 +23,9 @@ from models.training.plan import Plan
 from models.training.trainer import PHASES, Epoch
 
 HISTORY = "history.jsonl"
+TIMINGS = "timings.jsonl"
+"""Beside the history, which a run taken up writes as one that was not broken off; how long it took nobody repeats."""
+
 _PACKAGES = ("radnode", "tensorflow", "tensorflow-cpu", "keras", "numpy", "pillow", "pydantic")
 # What tf.summary.scalar would write; that function asks for TensorBoard itself, which is for the reader to have.
 _SCALAR = tf.compat.v1.SummaryMetadata(
@@ -76,25 +81,27 @@ class RunFolder:
         self._events: Any = None
 
     def describe(self, plan: Plan, text: str, split: SplitSets, problems: Sequence[Any]) -> None:
-        """config.toml as given, plan.json as understood, split.json, environment.json, problems.json."""
+        """config.toml as given, plan.json as understood, split.json and split.csv, environment.json, problems.json."""
         self._write("config.toml", text)
         self.write_json("plan.json", plan.model_dump(mode="json", by_alias=True))
         self.write_json("split.json", split_record(split))
+        self._write("split.csv", _split_table(split))
         self.write_json("environment.json", environment())
         self.write_json("problems.json", [asdict(problem) for problem in problems])
 
     def begin(self, phase: int, epoch: int) -> None:
         """History from there on is written anew: a broken run's last epoch may be told twice otherwise."""
-        kept = [line for line in self._history() if (PHASES.index(line["phase"]), line["epoch"]) < (phase, epoch)]
-        self._write(HISTORY, "".join(json.dumps(line) + "\n" for line in kept))
+        for name in (HISTORY, TIMINGS):
+            kept = [line for line in self._lines(name) if (PHASES.index(line["phase"]), line["epoch"]) < (phase, epoch)]
+            self._write(name, "".join(json.dumps(line) + "\n" for line in kept))
         self._events = tf.summary.create_file_writer(str(self.path / "tensorboard"))
 
     def epoch(self, found: Epoch) -> None:
-        """One line of history, and the same as TensorBoard's scalars."""
-        figures = {key: value for key, value in asdict(found).items() if key not in ("phase", "number")}
-        line = {"phase": found.phase, "epoch": found.number} | {k: _finite(v) for k, v in figures.items()}
-        with (self.path / HISTORY).open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(line) + "\n")
+        """One line of history, the same as TensorBoard's scalars, and how long it took."""
+        figures = {key: value for key, value in asdict(found).items() if key not in ("phase", "number", "seconds")}
+        which = {"phase": found.phase, "epoch": found.number}
+        self._append(HISTORY, which | {k: _finite(v) for k, v in figures.items()})
+        self._append(TIMINGS, which | {"seconds": round(found.seconds, 2)})
         with self._events.as_default(step=found.number):
             for key, value in figures.items():
                 tf.summary.write(f"{found.phase}/{key}", tf.constant(value, tf.float32), metadata=_SCALAR)
@@ -104,19 +111,33 @@ class RunFolder:
         """Indented, for people and for diffs."""
         self._write(name, json.dumps(document, indent=2) + "\n")
 
-    def _history(self) -> list[dict[str, Any]]:
-        path = self.path / HISTORY
+    def _lines(self, name: str) -> list[dict[str, Any]]:
+        path = self.path / name
         if not path.is_file():
             return []
         # The last line may have been cut short by whatever broke the run.
         lines = path.read_text(encoding="utf-8").split("\n")[:-1]
         return [json.loads(line) for line in lines]
 
+    def _append(self, name: str, line: Mapping[str, Any]) -> None:
+        with (self.path / name).open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(line) + "\n")
+
     def _write(self, name: str, text: str) -> None:
         try:
             (self.path / name).write_text(text, encoding="utf-8")
         except OSError as error:
             raise RuntimeUnavailable(f"{name} cannot be written into the run's folder") from error
+
+
+def _split_table(split: SplitSets) -> str:
+    """Which file is in which part, as `radnode evaluate --split-file` reads it."""
+    table = io.StringIO()
+    lines = csv.writer(table, lineterminator="\n")
+    lines.writerow(["file", "split"])
+    parts = {"train": split.train, "validation": split.validation, "test": split.test}
+    lines.writerows([sample.file, part] for part, samples in parts.items() for sample in samples)
+    return table.getvalue()
 
 
 def split_record(split: SplitSets) -> dict[str, Any]:

@@ -45,7 +45,7 @@ class ShownProgress:
     def _epoch(self, found: Epoch) -> None:
         self._console.print(
             f"{found.phase} epoch {found.number + 1}: loss {found.loss:.4f}, validation loss "
-            f"{found.validation_loss:.4f}, AUROC {found.validation_auroc:.4f}",
+            f"{found.validation_loss:.4f}, AUROC {found.validation_auroc:.4f}; {found.seconds:.0f} s",
             markup=False,
             soft_wrap=True,
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +34,10 @@ CHECKPOINT = "checkpoint.npz"
 
 @dataclass(frozen=True)
 class Epoch:
-    """What one epoch came to. validation: mean AUROC over the labels, and loss, of the weights that would be kept."""
+    """What one epoch came to. validation: mean AUROC over the labels, and loss, of the weights that would be kept.
+
+    seconds: that training and judging took; of an epoch taken up in its middle, those of the rest.
+    """
 
     phase: str
     number: int
@@ -41,6 +45,7 @@ class Epoch:
     validation_loss: float
     validation_auroc: float
     learning_rate: float
+    seconds: float
 
 
 @dataclass(frozen=True)
@@ -135,8 +140,9 @@ class Trainer:
         self._refill(optimiser, average)
         running = _Running(number, phase, steps_of(self.training, training), step, optimiser, average)
         for epoch in range(self.state.epoch, phase.epochs):
+            begun = time.monotonic()
             self._epoch(running, epoch)
-            self._judge(running, epoch)
+            self._judge(running, epoch, begun)
             self._save(optimiser.variables, average.values)
             patience = training.early_stopping.patience
             if isinstance(phase, FineTune) and patience and self.state.stale >= patience:
@@ -164,7 +170,7 @@ class Trainer:
             if self.state.step % every == 0 and self.state.step < steps:
                 self._save(running.optimiser.variables, running.average.values)
 
-    def _judge(self, running: _Running, epoch: int) -> None:
+    def _judge(self, running: _Running, epoch: int, begun: float) -> None:
         phase, steps, average = running.phase, running.steps, running.average
         average.swap()
         logits, _ = self.network.predict(self.validation.read, len(self.validation))
@@ -179,7 +185,8 @@ class Trainer:
                 self.state.stale += 1
         average.swap()
         rate = learning_rate(phase, (epoch + 1) * steps - 1, steps * phase.epochs)
-        self.watch.epoch(Epoch(PHASES[running.number], epoch, self.state.loss / steps, loss, area, rate))
+        seconds = time.monotonic() - begun
+        self.watch.epoch(Epoch(PHASES[running.number], epoch, self.state.loss / steps, loss, area, rate, seconds))
         self.state.epoch, self.state.step, self.state.loss = epoch + 1, 0, 0.0
 
     def _generators(self) -> list[Any]:

@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 
 from models.contracts import Presence
 from models.datasets.images import read_grey
+from models.evaluation.cli import app as evaluate_app
 from models.preprocess import grey_from_uint8
 from models.reading import read_image
 from models.registry import load_bundle
@@ -158,6 +159,14 @@ def test_classes_become_a_bundle_that_serves(tmp_path: Path) -> None:
     assert json.loads((run / "split.json").read_text())["sha256"] in (folder / "MODEL_CARD.md").read_text()
     assert (run / "config.toml").read_text() == config.read_text()
     assert len((run / "history.jsonl").read_text().splitlines()) == 12
+    timings = [json.loads(line) for line in (run / "timings.jsonl").read_text().splitlines()]
+    assert [(one["phase"], one["epoch"]) for one in timings] == [("finetune", number) for number in range(12)]
+    assert all(one["seconds"] > 0 for one in timings)
+    # The same figures once more, by the command, on the run's own test part.
+    judged = [str(folder), "--labels", str(tmp_path / "labels.csv"), "--images", str(tmp_path), "--json"]
+    again = CliRunner().invoke(evaluate_app, [*judged, "--split-file", str(run / "split.csv")])
+    assert again.exit_code == 0, again.output
+    assert json.loads(again.stdout)["sources"] == evaluation["sources"]
     assert list((run / "tensorboard").glob("events*"))
     assert "packages" in json.loads((run / "environment.json").read_text())
 
