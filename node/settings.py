@@ -105,6 +105,9 @@ class Peer(Section):
         description="Ask it by C-FIND how many instances a study has before judging it complete; what it keeps and "
         "does not route here makes a study wait for its deadline.",
     )
+    silent_after_min: float | None = Field(
+        None, gt=0, description="Minutes without a study from it after which the node says so; none never does."
+    )
 
     @field_validator("addresses")
     @classmethod
@@ -163,6 +166,11 @@ class Work(Section):
         description="Folder of the public keys whose bundles may be installed; empty means trusted-keys in data_dir.",
     )
     max_decoded_bytes: int = Field(1024**3, ge=1024, description="Largest decoded image, in bytes.")
+    max_image_pixels: int = Field(
+        32 * 1024**2,
+        ge=1024,
+        description="Largest image read, rows x columns, one frame of it; the largest mammograms have 30 million pixels.",
+    )
     decode_processes: int = Field(
         2, ge=1, le=64, description="Processes beside each inference process that read and decode images."
     )

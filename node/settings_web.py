@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import ipaddress
 from pathlib import Path
+from string import Formatter
 from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
 
 from node.settings_section import Section
+
+VIEWER_NAMES = frozenset({"study_instance_uid", "accession_number", "patient_id"})
 
 
 class OidcRoles(Section):
@@ -79,10 +82,34 @@ class Web(Section):
     max_request_bytes: int = Field(1024**2, ge=1024, description="Largest request body, in bytes.")
     request_timeout_s: float = Field(30.0, gt=0, description="Seconds in which a request must have arrived whole.")
     mask_patients: bool = Field(False, description="Show no patient until a person asks for the name.")
+    ai_after_first_read: bool = Field(
+        False, description="Show people what the models say of a study only after somebody has read it without."
+    )
+    viewer_url: str = Field(
+        "",
+        description="Address of the PACS viewer for a study, with {study_instance_uid}, {accession_number} or "
+        "{patient_id} in it; empty shows no link.",
+    )
     target_stat_s: float = Field(600.0, gt=0, description="Seconds in which a STAT study should be read.")
     target_urgent_s: float = Field(1800.0, gt=0, description="Seconds in which an urgent study should be read.")
     target_routine_s: float = Field(7200.0, gt=0, description="Seconds in which any other study should be read.")
     oidc: Oidc = Oidc()
+
+    @field_validator("viewer_url")
+    @classmethod
+    def _viewer(cls, value: str) -> str:
+        if not value:
+            return value
+        try:
+            names = {name for _, name, _, _ in Formatter().parse(value) if name is not None}
+        except ValueError as error:
+            raise ValueError("viewer_url has a brace that does not belong to a name") from error
+        if not names <= VIEWER_NAMES:
+            raise ValueError(f"viewer_url may name {', '.join(sorted(VIEWER_NAMES))}")
+        parts = urlsplit(value)
+        if parts.scheme not in {"http", "https"} or not parts.netloc or "{" in parts.netloc:
+            raise ValueError("viewer_url must begin with http:// or https:// and a host")
+        return value
 
     @field_validator("trusted_proxies")
     @classmethod

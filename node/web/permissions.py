@@ -15,6 +15,13 @@ class Permission(StrEnum):
     WORK_RETRY = "work:retry"  # parked jobs and dead letters are tried again
     EVENTS_READ = "events:read"  # that something changed, for live pages
     METRICS_READ = "metrics:read"  # counts per state
+    READINGS_WRITE = "readings:write"  # verdicts on findings; a person's alone, no program's
+    WORK_RERUN = "work:rerun"  # finished studies are read again
+    OPERATIONS_READ = "operations:read"  # queues, workers, peers, dead letters, the rule tester
+    PEERS_ECHO = "peers:echo"  # a peer is asked whether it answers
+    MODELS_READ = "models:read"  # bundles, their cards, agreement and drift
+    MODELS_MANAGE = "models:manage"  # which version reads
+    AUDIT_READ = "audit:read"  # what people and the node did
     API_DOCS_READ = "api-docs:read"  # the description of the API
     SELF = "self"  # one's own account and log-out
 
@@ -29,20 +36,24 @@ class Role(StrEnum):
 
 _P = Permission
 _EVERYBODY = frozenset({_P.SELF, _P.API_DOCS_READ})
-_CARE = _EVERYBODY | {_P.STUDIES_READ, _P.PATIENTS_READ, _P.IMAGES_READ, _P.EVENTS_READ}
+_CARE = _EVERYBODY | {_P.STUDIES_READ, _P.PATIENTS_READ, _P.IMAGES_READ, _P.EVENTS_READ, _P.MODELS_READ}
+_RUN = frozenset({_P.METRICS_READ, _P.OPERATIONS_READ})
 
 ROLE_PERMISSIONS: dict[Role, frozenset[Permission]] = {
     Role.VIEWER: _CARE,
-    Role.RADIOLOGIST: _CARE,
-    Role.PACS_ADMIN: _CARE | {_P.METRICS_READ, _P.WORK_RETRY},
+    Role.RADIOLOGIST: _CARE | {_P.READINGS_WRITE, _P.WORK_RERUN},
+    Role.PACS_ADMIN: _CARE | _RUN | {_P.WORK_RETRY, _P.WORK_RERUN, _P.PEERS_ECHO},
     # Sees how models fare, not whom they read.
-    Role.ML_ENGINEER: _EVERYBODY | {_P.STUDIES_READ, _P.EVENTS_READ, _P.METRICS_READ},
+    Role.ML_ENGINEER: _EVERYBODY
+    | _RUN
+    | {_P.STUDIES_READ, _P.EVENTS_READ, _P.MODELS_READ, _P.MODELS_MANAGE},
     # Looks at what people did; which patient it was stands in the study's own record.
-    Role.AUDITOR: _EVERYBODY | {_P.STUDIES_READ},
+    Role.AUDITOR: _EVERYBODY | {_P.STUDIES_READ, _P.AUDIT_READ},
 }
 
-# A program has no account of its own to look at.
-SCOPES = tuple(permission for permission in Permission if permission is not Permission.SELF)
+# A program has no account of its own to look at, and reads no images as a person does.
+_NO_SCOPES = frozenset({Permission.SELF, Permission.READINGS_WRITE})
+SCOPES = tuple(permission for permission in Permission if permission not in _NO_SCOPES)
 
 
 def permissions_of(roles: Iterable[str]) -> frozenset[Permission]:

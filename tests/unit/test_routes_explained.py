@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from node.cli.setup import explain
+from node.route_test import explain
 from node.header import Header, facts
 from node.identity import MANUFACTURER
 from node.rules import Match, Route
