@@ -35,6 +35,11 @@ Event = Literal[
     "result_sent",
     "delivery_dead",
     "delivery_retried",
+    # Messages of HL7 v2.
+    "message_sent",
+    "message_refused",
+    "order_received",
+    "patient_identity_changed",
     # Models.
     "model_installed",
     "model_validated",
@@ -82,6 +87,7 @@ UID_SUBJECTS: frozenset[Event] = frozenset(
         "patient_mismatch",
         "instance_released",
         "study_routed",
+        "patient_identity_changed",
         "order_matched",
         "order_mismatched",
         "notice_received",

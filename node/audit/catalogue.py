@@ -27,6 +27,8 @@ INSTANCES_ACCESSED = Code("110103", "DICOM Instances Accessed")
 INSTANCES_TRANSFERRED = Code("110104", "DICOM Instances Transferred")
 STUDY_DELETED = Code("110105", "DICOM Study Deleted")
 EXPORT = Code("110106", "Export")
+ORDER_RECORD = Code("110109", "Order Record")
+PATIENT_RECORD = Code("110110", "Patient Record")
 QUERY = Code("110112", "Query")
 SECURITY_ALERT = Code("110113", "Security Alert")
 USER_AUTHENTICATION = Code("110114", "User Authentication")
@@ -68,6 +70,7 @@ class Who(Enum):
     STARTER = "what was started or stopped, and who did it"
     SENDER = "a peer that sends to this node"
     RECEIVER = "a peer that this node sends to"
+    APPLICATION = "an application that tells this node something by HL7"
 
 
 class What(Enum):
@@ -128,6 +131,11 @@ MEANINGS: dict[Event, Meaning] = {
     "result_sent": Meaning(INSTANCES_TRANSFERRED, "C", Who.RECEIVER, What.PART),
     "delivery_dead": Meaning(INSTANCES_TRANSFERRED, "C", Who.RECEIVER, What.PART),
     "delivery_retried": _activity(What.PART, Who.PERSON),
+    # What leaves DICOM's realm is an export (A.5.3.5).
+    "message_sent": Meaning(EXPORT, "R", Who.RECEIVER, What.PART),
+    "message_refused": _alert(NODE_AUTHENTICATION, Who.APPLICATION),
+    "order_received": Meaning(ORDER_RECORD, "U", Who.APPLICATION, What.NOTHING),
+    "patient_identity_changed": Meaning(PATIENT_RECORD, "U", Who.APPLICATION, What.STUDY),
     "model_installed": _MODEL,
     "model_validated": _MODEL,
     "model_activated": _MODEL,

@@ -114,6 +114,9 @@ def _participants(root: Element, entry: Entry, meaning: Meaning, origin: Origin)
         case Who.SENDER:
             _participant(root, entry.actor, asked=True, role=SOURCE, address=address, ae_title=entry.actor)
             _node(root, origin, asked=False, role=DESTINATION)
+        case Who.APPLICATION:
+            _participant(root, entry.actor, asked=True, role=SOURCE, address=address, ae_title="")
+            _node(root, origin, asked=False, role=DESTINATION)
         case Who.RECEIVER:
             _node(root, origin, asked=True, role=SOURCE, process=entry.actor)
             name, title = _text(entry.detail.get("destination")), _text(entry.detail.get("ae_title"))

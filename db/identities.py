@@ -1,0 +1,185 @@
+"""Changes of a patient's identity (ADT^A08, ADT^A40) and what they mean for studies that are here.
+
+Work that is still to be done takes the new identity. What is finished keeps the one it was made with; that it is
+superseded is on record. A study that comes later is taken as its own header says.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from sqlalchemy import func, select, update
+from sqlalchemy.orm import Session
+
+from db import audit
+from db.hl7_tables import IdentityChange
+from db.order_tables import Order
+from db.states import DeliveryState, JobState, StudyState
+from db.tables import Delivery, Job, Result, Study
+from db.transitions import affected
+from db.types import utcnow
+
+_TO_DO = (JobState.QUEUED, JobState.RUNNING, JobState.PARKED)
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Who a patient is from now on; "" leaves a value as it is. name: as DICOM writes it. birth_date: YYYYMMDD."""
+
+    patient_id: str
+    issuer: str = ""
+    name: str = ""
+    birth_date: str = ""
+    sex: str = ""
+
+
+@dataclass(frozen=True)
+class Change:
+    """What a message says: whoever had `superseded_id` is `identity` from now on."""
+
+    superseded_id: str
+    identity: Identity
+    kind: Literal["update", "merge"]
+    sender: str
+    control_id: str
+
+
+@dataclass(frozen=True)
+class Reached:
+    """What a change meant: studies whose work takes it, and studies with finished results that do not."""
+
+    applied: int
+    superseded: int
+
+
+def change(session: Session, told: Change) -> Reached:
+    """Bring a change to the studies of a patient, and to the orders."""
+    mine = select(Study).where(_is_of(told.superseded_id)).order_by(Study.id).with_for_update()
+    reached = [_change_study(session, study, told) for study in session.scalars(mine).all()]
+    _change_orders(session, told.superseded_id, told.identity)
+    return Reached(sum(applied for applied, _ in reached), sum(finished > 0 for _, finished in reached))
+
+
+def _is_of(patient_id: str) -> Any:
+    """Studies whose images name that patient, or whose work was given that id by an earlier change."""
+    changed = select(IdentityChange.study_id).where(
+        IdentityChange.patient_id == patient_id, IdentityChange.applied.is_(True)
+    )
+    return (Study.patient_id == patient_id) | Study.id.in_(changed)
+
+
+def _change_study(session: Session, study: Study, told: Change) -> tuple[bool, int]:
+    applied = _has_work(session, study)
+    finished = (
+        session.scalar(
+            select(func.count()).select_from(Result).join(Job, Job.id == Result.job_id).where(Job.study_id == study.id)
+        )
+        or 0
+    )
+    session.add(
+        IdentityChange(
+            study_id=study.id,
+            kind=told.kind,
+            sender=told.sender,
+            control_id=told.control_id,
+            superseded_patient_id=told.superseded_id,
+            patient_id=told.identity.patient_id,
+            issuer=told.identity.issuer,
+            patient_name=told.identity.name,
+            birth_date=told.identity.birth_date,
+            sex=told.identity.sex,
+            finished_results=finished,
+            applied=applied,
+            at=utcnow(),
+        )
+    )
+    audit.note(
+        session,
+        "patient_identity_changed",
+        actor=told.sender,
+        subject=study.study_instance_uid,
+        kind=told.kind,
+        message=told.control_id,
+        applied=applied,
+        finished_results=finished,
+    )
+    return applied, finished
+
+
+def _has_work(session: Session, study: Study) -> bool:
+    """Is anything of the study still to be made: a reading, or a message about one that was never sent?"""
+    if study.state is StudyState.RECEIVING:
+        return True
+    to_do = select(Job.id).where(Job.study_id == study.id, Job.state.in_(_TO_DO))
+    unsent = (
+        select(Delivery.id)
+        .join(Job, Job.id == Delivery.job_id)
+        .where(Job.study_id == study.id, Delivery.state.in_([DeliveryState.PENDING, DeliveryState.SENDING]))
+    )
+    return any(session.scalar(query.limit(1)) is not None for query in (to_do, unsent))
+
+
+def _change_orders(session: Session, superseded_id: str, identity: Identity) -> None:
+    values = {
+        "patient_id": identity.patient_id,
+        "patient_name": identity.name,
+        "patient_birth_date": identity.birth_date,
+        "patient_sex": identity.sex,
+        "changed_at": utcnow(),
+    }
+    given = {name: value for name, value in values.items() if value}
+    for order in session.scalars(select(Order).where(Order.patient_id == superseded_id)).all():
+        told_already = select(Order.id).where(
+            Order.id != order.id,
+            Order.source == order.source,
+            Order.accession_number == order.accession_number,
+            Order.requested_procedure_id == order.requested_procedure_id,
+            Order.patient_id == identity.patient_id,
+        )
+        if session.scalar(told_already) is None:
+            affected(session, update(Order).where(Order.id == order.id).values(**given))
+
+
+def current(session: Session, study_id: int) -> Identity | None:
+    """Whom the work on a study is for, where that changed after its images were made; None where it did not."""
+    changes = session.scalars(
+        select(IdentityChange)
+        .where(IdentityChange.study_id == study_id, IdentityChange.applied.is_(True))
+        .order_by(IdentityChange.id)
+    ).all()
+    if not changes:
+        return None
+    values: dict[str, str] = {}
+    for one in changes:
+        told = {
+            "patient_id": one.patient_id,
+            "issuer": one.issuer,
+            "name": one.patient_name,
+            "birth_date": one.birth_date,
+            "sex": one.sex,
+        }
+        values |= {name: value for name, value in told.items() if value}
+    return Identity(**{"patient_id": "", **values})
+
+
+def changes(session: Session, limit: int | None = None) -> list[dict[str, Any]]:
+    """What changed, the newest first; nothing here names a patient."""
+    rows = session.execute(
+        select(IdentityChange, Study.study_instance_uid)
+        .join(Study, Study.id == IdentityChange.study_id)
+        .order_by(IdentityChange.id.desc())
+        .limit(limit)
+    )
+    return [
+        {
+            "study_instance_uid": study_uid,
+            "kind": one.kind,
+            "sender": one.sender,
+            "control_id": one.control_id,
+            "applied": one.applied,
+            "finished_results": one.finished_results,
+            "at": one.at.isoformat(),
+        }
+        for one, study_uid in rows
+    ]
