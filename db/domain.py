@@ -13,12 +13,19 @@ from db.states import InstanceState, OrderState, Scope
 PRIORITIES = ("stat", "urgent", "routine")
 
 
+def more_urgent(one: str, other: str) -> str:
+    """The more urgent of two priorities; what is none of them counts as the least."""
+    return min((one, other), key=lambda priority: PRIORITIES.index(priority) if priority in PRIORITIES else 99)
+
+
 class Intake(StrEnum):
     """What the record made of an instance."""
 
     NEW = "NEW"
     DUPLICATE = "DUPLICATE"  # same UID, same bytes: answered Success, nothing to do
     CONFLICT = "CONFLICT"  # same UID, other bytes: the first is kept, this one set aside
+    GOING = "GOING"  # files of its study are being deleted: not taken, to be sent again
+    NO_ROOM = "NO_ROOM"  # it would be quarantined, and quarantine is full: not taken
 
 
 @dataclass(frozen=True)
@@ -63,6 +70,8 @@ class NewRefusal:
     study_instance_uid: str = ""
     path: str = ""
     sha256: str = ""
+    # Of the file at `path`.
+    size_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -80,6 +89,54 @@ class InstanceView:
     received_at: datetime
     series_description: str = ""
     modality: str = ""
+
+
+@dataclass(frozen=True)
+class NewOrder:
+    """A requested procedure as its source tells it; every text printable and no longer than its column.
+
+    priority: stat, urgent or routine. patient_birth_date, scheduled_date: YYYYMMDD or "".
+    """
+
+    source: str
+    accession_number: str
+    requested_procedure_id: str = ""
+    patient_id: str = ""
+    patient_name: str = ""
+    patient_birth_date: str = ""
+    patient_sex: str = ""
+    study_instance_uid: str = ""
+    priority: str = "routine"
+    procedure: str = ""
+    modality: str = ""
+    scheduled_date: str = ""
+
+
+@dataclass(frozen=True)
+class WantedOrder:
+    """A study whose order is to be asked for, as its first image names it."""
+
+    study_id: int
+    study_instance_uid: str
+    accession_number: str
+    patient_id: str
+    patient_name: str
+    patient_birth_date: str
+    study_date: str
+    modalities: tuple[str, ...]
+    wanted_at: datetime
+    attempts: int
+
+
+@dataclass(frozen=True)
+class ShownOrder:
+    """For people. state: of the question; the rest is "" where no order is matched."""
+
+    state: OrderState
+    reason: str
+    accession_number: str = ""
+    priority: str = ""
+    procedure: str = ""
 
 
 @dataclass(frozen=True)

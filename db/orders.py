@@ -7,14 +7,13 @@ whoever judges the study, and reaches work that was queued before it came.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
 from db import audit, outbox
-from db.domain import PRIORITIES, OrderView
+from db.domain import PRIORITIES, NewOrder, OrderView, ShownOrder, WantedOrder
 from db.order_tables import Order, StudyOrder
 from db.states import InstanceState, JobState, OrderState, StudyState
 from db.tables import Instance, Job, RevisionInstance, Series, Study
@@ -23,59 +22,6 @@ from db.types import utcnow
 
 _ASKED_FOR = (OrderState.WANTED, OrderState.ABSENT)
 _STAT = PRIORITIES[0]
-
-
-@dataclass(frozen=True)
-class NewOrder:
-    """A requested procedure as its source tells it; every text printable and no longer than its column.
-
-    priority: stat, urgent or routine. patient_birth_date, scheduled_date: YYYYMMDD or "".
-    """
-
-    source: str
-    accession_number: str
-    requested_procedure_id: str = ""
-    patient_id: str = ""
-    patient_name: str = ""
-    patient_birth_date: str = ""
-    patient_sex: str = ""
-    study_instance_uid: str = ""
-    priority: str = "routine"
-    procedure: str = ""
-    modality: str = ""
-    scheduled_date: str = ""
-
-
-@dataclass(frozen=True)
-class WantedOrder:
-    """A study whose order is to be asked for, as its first image names it."""
-
-    study_id: int
-    study_instance_uid: str
-    accession_number: str
-    patient_id: str
-    patient_name: str
-    patient_birth_date: str
-    study_date: str
-    modalities: tuple[str, ...]
-    wanted_at: datetime
-    attempts: int
-
-
-@dataclass(frozen=True)
-class ShownOrder:
-    """For people. state: of the question; the rest is "" where no order is matched."""
-
-    state: OrderState
-    reason: str
-    accession_number: str = ""
-    priority: str = ""
-    procedure: str = ""
-
-
-def more_urgent(one: str, other: str) -> str:
-    """The more urgent of two priorities; what is none of them counts as the least."""
-    return min((one, other), key=lambda priority: PRIORITIES.index(priority) if priority in PRIORITIES else 99)
 
 
 def want(session: Session, study_id: int) -> bool:
@@ -92,6 +38,12 @@ def want(session: Session, study_id: int) -> bool:
         wanted_at=now,
         changed_at=now,
     )
+
+
+def any_due(session: Session, now: datetime) -> bool:
+    """Is there anything to claim? Takes no lock."""
+    due = select(StudyOrder.study_id).where(StudyOrder.next_attempt_at <= now, StudyOrder.state.in_(_ASKED_FOR))
+    return session.scalar(due.limit(1)) is not None
 
 
 def claim_due(session: Session, now: datetime, *, lease_s: float, limit: int = 50) -> list[WantedOrder]:

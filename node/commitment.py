@@ -28,7 +28,7 @@ MOST_REPORT_BYTES = 1 << 20
 """A report on seven thousand instances; the node asks for a handful at a time."""
 
 # pydicom reads late: a malformed data set shows in any of these, at any access.
-_MALFORMED = (AttributeError, ValueError, TypeError, KeyError, NotImplementedError, OSError, RecursionError)
+MALFORMED = (AttributeError, ValueError, TypeError, KeyError, NotImplementedError, OSError, RecursionError)
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def parse_report(information: Any) -> CommitmentReport:
             str(item.ReferencedSOPInstanceUID): int(item.get("FailureReason", _PROCESSING_FAILURE))
             for item in information.get("FailedSOPSequence") or ()
         }
-    except _MALFORMED as error:
+    except MALFORMED as error:
         raise HeaderError(f"the commitment report cannot be read ({type(error).__name__})") from error
     if not valid_uid(transaction):
         raise HeaderError("the commitment report has no Transaction UID")
@@ -62,7 +62,7 @@ def decode_report(data: bytes, transfer_syntax: str) -> CommitmentReport:
         with warnings.catch_warnings(action="ignore"):
             information = read_dataset(BytesIO(data), transfer_syntax == IMPLICIT_VR_LITTLE_ENDIAN, True)
             return parse_report(information)
-    except _MALFORMED as error:
+    except MALFORMED as error:
         raise HeaderError(f"the commitment report cannot be read ({type(error).__name__})") from error
 
 

@@ -43,6 +43,7 @@ class Progress:
     instances: everything of the study that came from others.
     images: those of them that the route takes; None means all.
     expected: the number of instances somebody promised, None where nobody did.
+    announced: by what peers told that the study is done, where all they name is here; "" else.
     """
 
     first_received_at: datetime
@@ -51,6 +52,7 @@ class Progress:
     series_descriptions: tuple[str, ...]
     expected: int | None = None
     images: int | None = None
+    announced: str = ""
 
 
 @dataclass(frozen=True)
@@ -66,13 +68,17 @@ def decide(policy: Policy, progress: Progress, now: datetime) -> Decision:
     """Judge a study.
 
     Expected counts and required series hold a quiet study back, but they do not hurry one that still receives: a
-    count can be right before the last image is in (senders that repeat) and images beyond it do arrive.
+    count can be right before the last image is in (senders that repeat) and images beyond it do arrive. What a peer
+    tells of a study that is done spares it the silence, and nothing else.
     """
     if policy.per_instance:
         return Decision(Verdict.COMPLETE, "each image is read as it arrives", now)
     quiet_at = progress.last_received_at + timedelta(seconds=policy.quiet_period_s)
     deadline = progress.first_received_at + timedelta(seconds=policy.deadline_s)
     missing = _missing(policy, progress)
+    if progress.announced and not missing:
+        told = f"{_counted(progress)}, all that {progress.announced} names"
+        return Decision(Verdict.COMPLETE, told, now)
     if now < min(quiet_at, deadline):
         return Decision(Verdict.WAIT, "images may still be arriving", min(quiet_at, deadline))
     if now >= deadline and (missing or now < quiet_at):
@@ -102,8 +108,12 @@ def _any_match(pattern: str, descriptions: Sequence[str]) -> bool:
     return any(re.search(pattern, description[:LONGEST_TEXT], re.IGNORECASE) for description in descriptions)
 
 
+def _counted(progress: Progress) -> str:
+    return f"{progress.instances} images" if progress.instances != 1 else "1 image"
+
+
 def _complete_reason(policy: Policy, progress: Progress) -> str:
-    counted = f"{progress.instances} images" if progress.instances != 1 else "1 image"
+    counted = _counted(progress)
     if progress.expected is not None:
         counted += f" of {progress.expected} expected"
     return f"{counted}, quiet for {policy.quiet_period_s:g} s"

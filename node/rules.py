@@ -64,6 +64,9 @@ class Route(BaseModel):
     required_series: tuple[Pattern, ...] = Field(
         (), description="Patterns that must each match some series description."
     )
+    ask_worklist: bool = Field(
+        False, description="Ask for each study's order first, for its priority and to hold its patient against it."
+    )
     min_instances: int = Field(1, ge=1, description="Images there must be before the study is complete.")
 
     @classmethod

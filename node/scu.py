@@ -183,7 +183,7 @@ def count_instances(peer: Peer, settings: Settings, study_uid: str) -> int | Non
     query.QueryRetrieveLevel = "STUDY"
     query.StudyInstanceUID = study_uid
     query.NumberOfStudyRelatedInstances = None
-    for found in _find(peer, settings, [query]):
+    for found in find(peer, settings, [query]):
         text = str(found.get("NumberOfStudyRelatedInstances", "") or "")
         if found.get("StudyInstanceUID") == study_uid and text.isdecimal():
             return int(text)
@@ -202,7 +202,7 @@ def holds(peer: Peer, settings: Settings, refs: Iterable[ResultRef]) -> set[str]
         query.SeriesInstanceUID = series
         query.SOPInstanceUID = ""
         queries.append(query)
-    return {str(found.get("SOPInstanceUID", "")) for found in _find(peer, settings, queries)} & wanted
+    return {str(found.get("SOPInstanceUID", "")) for found in find(peer, settings, queries)} & wanted
 
 
 def request_commitment(association: Association, transaction_uid: str, refs: Sequence[tuple[str, str]]) -> None:
@@ -350,15 +350,16 @@ def _send_batch(peer: Peer, settings: Settings, groups: dict[tuple[str, str], li
             yield send(association, path)
 
 
-def _find(peer: Peer, settings: Settings, queries: Sequence[Dataset]) -> Iterator[Dataset]:
+def find(peer: Peer, settings: Settings, queries: Sequence[Dataset], model: str = STUDY_ROOT_FIND) -> Iterator[Dataset]:
+    """The answers to C-FIND queries, as they come. Raises as `associate`, also where a query is refused."""
     # Each response may take its time; that they never end is another matter.
     until = time.monotonic() + _LONGEST_FIND * settings.delivery.response_timeout_s
     with (
-        associate(peer, settings, [build_context(STUDY_ROOT_FIND)]) as association,
+        associate(peer, settings, [build_context(model)]) as association,
         _within(2 * _LONGEST_FIND * settings.delivery.response_timeout_s, lambda: association),
     ):
         for query in queries:
-            for status, found in association.send_c_find(query, STUDY_ROOT_FIND):
+            for status, found in association.send_c_find(query, model):
                 code = status.get("Status")
                 if code is None or time.monotonic() > until:
                     raise PeerUnavailable(f"{_at(peer)} did not answer C-FIND to the end")

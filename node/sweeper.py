@@ -98,6 +98,8 @@ class Sweeper:
                 complete=decided.complete,
                 reason=decided.reason,
                 check_at=decided.check_at,
+                quarantined=decided.quarantined,
+                ask_order=decided.ask_order,
             )
         if opened:
             log.info(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from db.domain import InstanceView, NewJob, NewRevision, StudyView
@@ -12,6 +12,7 @@ from node.completeness import Decision, Policy, Progress, Verdict, decide
 from node.routing import RouteOutcome, choose, rules_digest, why_not
 from node.rules import Route
 from node.settings import Completeness, Settings
+from node.worklist.gate import gate
 
 OWN_RESULT = "a result of this node, returned by a peer; never read again"
 
@@ -25,6 +26,8 @@ class StudyPlan:
     complete: bool
     reason: str
     check_at: datetime
+    quarantined: tuple[tuple[int, str], ...] = ()
+    ask_order: bool = False
 
 
 @dataclass
@@ -46,6 +49,8 @@ def plan(
     """
     groups, stored = _sort(study, settings, readable)
     revisions: list[NewRevision] = []
+    quarantined: list[tuple[int, str]] = []
+    ask_order = False
     waiting: list[Decision] = []
     reasons: list[str] = []
     for group in groups.values():
@@ -54,17 +59,29 @@ def plan(
             continue
         policy = policy_of(group.route, settings.completeness)
         decision = decide(policy, _progress(study, group, pending, expected), now)
-        reasons.append(f"{group.route.name}: {decision.reason}")
-        if decision.verdict is Verdict.WAIT:
+        order = gate(group.route, study.order, settings.worklist.wait_s, now)
+        ask_order |= group.route.ask_worklist and study.order is None
+        if order.stop:
+            quarantined.extend((image.id, order.note) for image in pending)
+            decision = replace(decision, reason=order.note)
+        elif decision.verdict is Verdict.WAIT:
+            waiting.append(decision)
+        elif order.hold_until is not None:
+            decision = Decision(Verdict.WAIT, order.note, order.hold_until)
             waiting.append(decision)
         else:
-            revisions.extend(_revisions(group, pending, decision, rules_digest(settings.routes)))
+            if order.note:
+                decision = replace(decision, reason=f"{decision.reason}; {order.note}")
+            revisions.extend(_revisions(group, pending, decision, rules_digest(settings.routes), order.priority))
+        reasons.append(f"{group.route.name}: {decision.reason}")
     return StudyPlan(
         revisions=tuple(revisions),
         stored=tuple(stored),
         complete=not waiting,
         reason="; ".join(reasons) or "nothing to read",
         check_at=min((d.check_at for d in waiting), default=now),
+        quarantined=tuple(quarantined),
+        ask_order=ask_order,
     )
 
 
@@ -114,22 +131,35 @@ def _progress(study: StudyView, group: _Group, pending: list[InstanceView], expe
         images=len(group.images),
         series_descriptions=tuple(sorted({i.series_description for i in study.instances})),
         expected=study.expected_instances if expected is None else expected,
+        announced=study.announced,
     )
 
 
-def _revisions(group: _Group, pending: list[InstanceView], decision: Decision, digest: str) -> list[NewRevision]:
+def _revisions(
+    group: _Group, pending: list[InstanceView], decision: Decision, digest: str, priority: str
+) -> list[NewRevision]:
     if group.route.mode == "instance":
         sets = [(Scope.INSTANCE, image.sop_instance_uid, [image]) for image in pending]
     else:
         sets = [(Scope.STUDY, "", group.images)]
-    return [_revision(group, images, decision, digest, scope=scope, subject=subject) for scope, subject, images in sets]
+    return [
+        _revision(group, images, decision, digest, scope=scope, subject=subject, priority=priority)
+        for scope, subject, images in sets
+    ]
 
 
 def _revision(
-    group: _Group, images: list[InstanceView], decision: Decision, digest: str, *, scope: Scope, subject: str
+    group: _Group,
+    images: list[InstanceView],
+    decision: Decision,
+    digest: str,
+    *,
+    scope: Scope,
+    subject: str,
+    priority: str,
 ) -> NewRevision:
     route = group.route
-    jobs = tuple(NewJob(model, route.priority, route.destinations) for model in dict.fromkeys(route.models))
+    jobs = tuple(NewJob(model, priority, route.destinations) for model in dict.fromkeys(route.models))
     explained = dict.fromkeys(i.sop_instance_uid for i in images)
     return NewRevision(
         route=route.name,

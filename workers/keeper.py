@@ -20,8 +20,10 @@ from node.audit import service as audit_service
 from node.cli.common import Config, open_record
 from node.cli.run import stop_event
 from node.processes import report_ready
+from node.retention import Housekeeper
 from node.settings import Settings
 from node.sweeper import Sweeper
+from node.worklist.desk import OrderDesk
 from workers.alive import sign_in
 from workers.app import Publisher, make_app
 from workers.broker_watch import BrokerWatch
@@ -52,9 +54,11 @@ def run_keeper(settings: Settings, record: Record, stop: threading.Event) -> Non
     failed: list[RadnodeError] = []
     loops: dict[str, Callable[[threading.Event], None]] = {
         "sweeper": Sweeper(settings, record).run,
+        "orders": OrderDesk(settings, record).run,
         "relay": relay.run,
         "upkeep": Upkeep(settings, record).run,
         "broker": BrokerWatch(settings, record).run,
+        "retention": Housekeeper(settings, record, sign_in(settings, "retention")).run,
         "proof": Prover(settings, record, after_s=min(_PROOF_AFTER_S, settings.delivery.commitment_timeout_s)).run,
         **audit_service.loops(settings, record),
     }

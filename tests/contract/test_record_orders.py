@@ -7,8 +7,8 @@ from datetime import timedelta
 from sqlalchemy import select, update
 
 from db import aside, audit, notices, orders, outbox, pledges
+from db.domain import NewOrder, more_urgent
 from db.order_tables import Notice, StudyOrder
-from db.orders import NewOrder
 from db.session import Record
 from db.states import InstanceState, JobState, NoticeKind, NoticeState, OrderState
 from db.studies import due_studies
@@ -119,8 +119,8 @@ def test_an_order_told_again_replaces_what_was_told_and_reaches_who_waits_for_it
         assert [one.priority for one in orders.known(session, "A-1")] == ["urgent"]
         assert orders.known(session, "") == []
         assert len(orders.claim_due(session, utcnow(), lease_s=60)) == 1
-    assert orders.more_urgent("routine", "stat") == "stat"
-    assert orders.more_urgent("urgent", "no such") == "urgent"
+    assert more_urgent("routine", "stat") == "stat"
+    assert more_urgent("urgent", "no such") == "urgent"
 
 
 def test_a_notice_hastens_its_study_once_all_it_names_is_here(record: Record) -> None:

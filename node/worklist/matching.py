@@ -1,0 +1,140 @@
+"""Is an order the one of these images? Pure. What does not fit is for a person; nothing is mended here."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+from db.domain import PRIORITIES, NewOrder, WantedOrder, more_urgent
+from db.states import OrderState
+
+# PS3.4 C.2.2.2.4: what would match more than itself. A backslash asks for a list of UIDs or values.
+_WILDCARDS = re.compile(r"[*?\\]")
+_DATE = re.compile(r"(\d{4})[.-]?(\d{2})[.-]?(\d{2})")
+_WORD = re.compile(r"[^\W_]+")
+_PRIORITIES = {"STAT": "stat", "HIGH": "urgent", "MEDIUM": "routine", "ROUTINE": "routine", "LOW": "routine"}
+# VR SH; what is longer is no accession number.
+_LONGEST_ACCESSION, _LONGEST_PATIENT_ID = 16, 64
+_SEVERAL = "several orders fit, none was taken"
+
+
+@dataclass(frozen=True)
+class Key:
+    """What the worklist is asked by. date: YYYYMMDD. Empty where it is not asked by that."""
+
+    accession_number: str = ""
+    patient_id: str = ""
+    date: str = ""
+
+
+@dataclass(frozen=True)
+class Match:
+    """reason: for the record and for people; names no patient."""
+
+    state: OrderState
+    reason: str
+    order: NewOrder | None = None
+
+
+def key_of(wanted: WantedOrder) -> Key | None:
+    """What to ask by: the accession number, else patient and date. None where the header gives neither, or something
+    that would match other orders as well.
+    """
+    if wanted.accession_number:
+        usable = _plain(wanted.accession_number, _LONGEST_ACCESSION)
+        return Key(accession_number=wanted.accession_number) if usable else None
+    date = day(wanted.study_date)
+    if not date or not _plain(wanted.patient_id, _LONGEST_PATIENT_ID):
+        return None
+    return Key(patient_id=wanted.patient_id, date=date)
+
+
+def match(wanted: WantedOrder, key: Key, found: Iterable[NewOrder]) -> Match:
+    """Which of the worklist's answers is the order of a study, and whether it is the same patient's.
+
+    An answer that does not have the key's values is none: some servers ignore what they are asked by. Several steps of
+    one order count as one, as urgent as the most urgent of them.
+    """
+    orders = _merged(one for one in found if _answers(key, one))
+    if key.accession_number:
+        return _by_accession(wanted, orders)
+    fitting = [one for one in orders if not one.modality or not wanted.modalities or one.modality in wanted.modalities]
+    if not fitting:
+        return Match(OrderState.ABSENT, "the worklist has no order for its patient on its date")
+    if len(fitting) > 1:
+        return Match(OrderState.ABSENT, f"{_SEVERAL}: it has no accession number")
+    return _same_patient(wanted, fitting[0])
+
+
+def _by_accession(wanted: WantedOrder, orders: Sequence[NewOrder]) -> Match:
+    if not orders:
+        return Match(OrderState.ABSENT, "the worklist has no order of its accession number")
+    verdicts = [_same_patient(wanted, one) for one in orders]
+    # Two patients under one accession number: whichever of them is meant, somebody has to look.
+    wrong = next((one for one in verdicts if one.state is OrderState.MISMATCHED), None)
+    if wrong is not None:
+        return wrong
+    return min(verdicts, key=lambda one: PRIORITIES.index(one.order.priority) if one.order else len(PRIORITIES))
+
+
+def _same_patient(wanted: WantedOrder, order: NewOrder) -> Match:
+    different = []
+    if order.patient_id.strip() != wanted.patient_id.strip():
+        different.append("Patient ID")
+    here, there = day(wanted.patient_birth_date), day(order.patient_birth_date)
+    if here and there and here != there:
+        different.append("Patient's Birth Date")
+    mine, theirs = words(wanted.patient_name), words(order.patient_name)
+    if mine and theirs and not mine & theirs:
+        different.append("Patient's Name")
+    if different:
+        reason = f"its order has another {', '.join(different)} than the image"
+        return Match(OrderState.MISMATCHED, reason, order)
+    return Match(OrderState.MATCHED, f"ordered as {order.priority}", order)
+
+
+def priority_of(requested: str) -> str:
+    """Requested Procedure Priority (0040,1003) as this node's priorities; what is none of its terms is routine."""
+    return _PRIORITIES.get(requested.strip().upper(), "routine")
+
+
+def day(text: str) -> str:
+    """A DICOM date, or one of older releases with dots, as YYYYMMDD; "" where it is none."""
+    found = _DATE.fullmatch(text.strip())
+    return "".join(found.groups()) if found else ""
+
+
+def words(name: str) -> frozenset[str]:
+    """The words of a name in all its spellings, without regard to case and accents.
+
+    Names are typed by people: "Doe^Jane", "DOE^JANE^^MRS" and "Doe-Smith^Jane" name one person more likely than two,
+    "Doe^Jane" and "Roe^Richard" do not.
+    """
+    plain = "".join(c for c in unicodedata.normalize("NFKD", name) if not unicodedata.combining(c))
+    return frozenset(_WORD.findall(plain.casefold()))
+
+
+def _plain(value: str, longest: int) -> bool:
+    return bool(value) and len(value) <= longest and not _WILDCARDS.search(value) and value.isprintable()
+
+
+def _answers(key: Key, order: NewOrder) -> bool:
+    if key.accession_number:
+        return order.accession_number == key.accession_number
+    return order.patient_id == key.patient_id and order.scheduled_date == key.date
+
+
+def _merged(found: Iterable[NewOrder]) -> list[NewOrder]:
+    """One for each order: its scheduled steps differ in modality and date at the most."""
+    merged: dict[tuple[str, str, str], NewOrder] = {}
+    for one in found:
+        name = (one.accession_number, one.requested_procedure_id, one.patient_id)
+        before = merged.get(name)
+        if before is None:
+            merged[name] = one
+        else:
+            priority = more_urgent(before.priority, one.priority)
+            merged[name] = replace(before, priority=priority)
+    return list(merged.values())
