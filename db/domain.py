@@ -260,7 +260,8 @@ class InstanceOutcome:
 class JobOutcome:
     """What a finished job leaves behind, written in one transaction.
 
-    `destinations` are resolved names: the word "sender" no longer occurs.
+    `destinations` are resolved names: the word "sender" no longer occurs. `told` are those that take no objects, but
+    messages about the report.
     """
 
     analysed: bool
@@ -271,6 +272,7 @@ class JobOutcome:
     results: tuple[NewResult, ...]
     instances: tuple[InstanceOutcome, ...]
     destinations: tuple[str, ...]
+    told: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

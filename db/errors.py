@@ -9,6 +9,7 @@
     │   └── UnreadableError       stored bytes cannot be used (not analysed, with a reason)
     ├── RetriableError            the same call may succeed later
     │   ├── RecordUnavailable     the database does not answer
+    │   ├── StudyGoing            files of the study are being deleted
     │   ├── StorageFull           disk or database below the watermark
     │   ├── BrokerUnavailable     Redis/Valkey does not answer
     │   └── PeerUnavailable       a DICOM peer does not answer or has no room
@@ -48,6 +49,10 @@ class RetriableError(RadnodeError):
 
 class RecordUnavailable(RetriableError):
     """The database does not answer."""
+
+
+class StudyGoing(RetriableError):
+    """Files of the study are being deleted."""
 
 
 class StorageFull(RetriableError):

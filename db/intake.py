@@ -11,6 +11,8 @@ from sqlalchemy.orm import Session
 
 from db import audit
 from db.domain import Intake, NewInstance, NewRefusal
+from db.errors import StudyGoing
+from db.retention import aside_bytes
 from db.states import InstanceState, RefusalKind, StudyState
 from db.tables import Delivery, Instance, Refusal, Result, Series, Study
 from db.transitions import affected, insert_or_ignore
@@ -22,6 +24,8 @@ _DATE_CHARACTERS = 16
 _MOST_EXPECTED = 2**31 - 1
 
 _STUDIES, _SERIES, _INSTANCES = (cast("Table", table.__table__) for table in (Study, Series, Instance))
+# What a study that was deleted and comes again keeps: its row, and how often it has changed.
+_STAYS = {"study_instance_uid", "version"}
 _UIDS: BindParameter[Any] = bindparam("uids", expanding=True)
 _DIGESTS = select(_INSTANCES.c.sop_instance_uid, _INSTANCES.c.sha256).where(_INSTANCES.c.sop_instance_uid.in_(_UIDS))
 # What is known of an instance: its digest, or "" for one that this node made itself.
@@ -35,6 +39,7 @@ _PLACES = (
         _STUDIES.c.study_instance_uid,
         _STUDIES.c.id.label("study_id"),
         _STUDIES.c.patient_id,
+        _STUDIES.c.state,
         _SERIES.c.series_instance_uid,
         _SERIES.c.id.label("series_id"),
     )
@@ -48,7 +53,7 @@ _PLACES = (
 )
 _TOUCH = (
     update(_STUDIES)
-    .where(_STUDIES.c.id == bindparam("study_id"))
+    .where(_STUDIES.c.id == bindparam("study_id"), _STUDIES.c.state != StudyState.DELETING)
     .values(
         version=_STUDIES.c.version + bindparam("more"),
         state=StudyState.RECEIVING,
@@ -66,15 +71,19 @@ def record_instance(session: Session, new: NewInstance) -> Intake:
     return record_instances(session.connection(), [new])[0]
 
 
-def record_instances(connection: Connection, arrived: Sequence[NewInstance]) -> list[Intake]:
+def record_instances(
+    connection: Connection, arrived: Sequence[NewInstance], *, most_aside_bytes: int | None = None
+) -> list[Intake]:
     """Insert studies, series and instances as needed; idempotent. One outcome for each, in their order.
 
     A second arrival with the same bytes is a DUPLICATE, with other bytes a CONFLICT; neither changes what is there.
     An instance whose Patient ID differs from its study's is kept QUARANTINED: two patients under one Study Instance
-    UID must never meet in one result.
+    UID must never meet in one result. Where more than `most_aside_bytes` would then lie in quarantine it is NO_ROOM,
+    and nothing of it is kept. While files of its study are being deleted it is GOING.
 
     How many statements it takes does not depend on how many arrive. Rows are written in the order of their UIDs, so
-    that two groups at once wait for each other and never in a circle.
+    that two groups at once wait for each other and never in a circle. Raises StudyGoing where a deletion began between
+    two of the statements: then nothing of the group is recorded.
     """
     uids = {one.sop_instance_uid for one in arrived}
     known: dict[str, str] = {}
@@ -87,23 +96,29 @@ def record_instances(connection: Connection, arrived: Sequence[NewInstance]) -> 
     # The first of several with one UID stands for it.
     candidates = {one.sop_instance_uid: one for one in reversed(arrived) if one.sop_instance_uid not in known}
     ordered = [_storable(candidates[uid], own_result=uid in own) for uid in sorted(candidates)]
-    taken = _insert(connection, ordered) if ordered else set()
-    if len(known) + len(taken) < len(uids):
+    written = _insert(connection, ordered, most_aside_bytes) if ordered else _Written(set(), {})
+    if len(known) + len(written.taken) + len(written.refused) < len(uids):
         # PostgreSQL: another group committed one of them between our look and our insert.
         known = {row.sop_instance_uid: row.sha256 for row in connection.execute(_DIGESTS, {"uids": list(uids)})}
     outcomes = []
     for one in arrived:
-        if one.sop_instance_uid in taken and candidates[one.sop_instance_uid] is one:
+        uid = one.sop_instance_uid
+        if uid in written.refused:
+            outcomes.append(written.refused[uid])
+        elif uid in written.taken and candidates[uid] is one:
             outcomes.append(Intake.NEW)
-            continue
-        digest = known.get(one.sop_instance_uid) or candidates[one.sop_instance_uid].sha256
-        outcomes.append(Intake.DUPLICATE if digest == one.sha256 else Intake.CONFLICT)
+        else:
+            digest = known.get(uid) or candidates[uid].sha256
+            outcomes.append(Intake.DUPLICATE if digest == one.sha256 else Intake.CONFLICT)
     return outcomes
 
 
-def record_refusal(session: Session, kind: RefusalKind, new: NewRefusal) -> None:
-    """Note what was not taken. The same one again counts up instead of adding a row."""
-    same = update(Refusal).where(
+def record_refusal(session: Session, kind: RefusalKind, new: NewRefusal) -> str:
+    """Note what was not taken. The same one again counts up instead of adding a row.
+
+    Returns the path that the record has for it: an earlier one where the same bytes lie here already.
+    """
+    same = (
         Refusal.kind == kind,
         Refusal.sop_instance_uid == new.sop_instance_uid,
         Refusal.sop_class_uid == new.sop_class_uid,
@@ -111,8 +126,11 @@ def record_refusal(session: Session, kind: RefusalKind, new: NewRefusal) -> None
         Refusal.reason == new.reason,
         Refusal.sha256 == new.sha256,
     )
-    if affected(session, same.values(occurrences=Refusal.occurrences + 1, at=utcnow())):
-        return
+    again = update(Refusal).where(*same).values(occurrences=Refusal.occurrences + 1, at=utcnow())
+    if affected(session, again):
+        here = {"path": new.path, "size_bytes": new.size_bytes}
+        affected(session, update(Refusal).where(*same, Refusal.path == "").values(**here))
+        return session.scalar(select(Refusal.path).where(*same).limit(1)) or ""
     session.add(
         Refusal(
             kind=kind,
@@ -126,6 +144,7 @@ def record_refusal(session: Session, kind: RefusalKind, new: NewRefusal) -> None
             peer_address=new.peer_address,
             path=new.path,
             sha256=new.sha256,
+            size_bytes=new.size_bytes,
         )
     )
     audit.note(
@@ -139,6 +158,7 @@ def record_refusal(session: Session, kind: RefusalKind, new: NewRefusal) -> None
         study=new.study_instance_uid,
         address=new.peer_address,
     )
+    return new.path
 
 
 def _storable(new: NewInstance, *, own_result: bool) -> NewInstance:
@@ -167,15 +187,37 @@ def _text(value: str) -> str:
 
 @dataclass(frozen=True)
 class _Places:
-    """Rows that instances belong to: studies (row id, Patient ID) by UID, series by study's row id and UID."""
+    """Rows that instances belong to: studies (row id, Patient ID) by UID, series by study's row id and UID.
+
+    going, gone: UIDs of studies that are being deleted, and of those that were.
+    """
 
     studies: dict[str, tuple[int, str]]
     series: dict[tuple[int, str], int]
+    going: set[str]
+    gone: set[str]
 
 
-def _insert(connection: Connection, ordered: list[NewInstance]) -> set[str]:
-    """Write instances with what they belong to; gives the UIDs of those that nobody else had written meanwhile."""
-    places, opened_studies, opened_series = _make_places(connection, ordered)
+@dataclass(frozen=True)
+class _Written:
+    """SOP Instance UIDs: those that nobody else had written meanwhile, and those that were not to be."""
+
+    taken: set[str]
+    refused: dict[str, Intake]
+
+
+def _insert(connection: Connection, arrived: list[NewInstance], most_aside_bytes: int | None) -> _Written:
+    """Write instances with what they belong to."""
+    places = _find_places(connection, arrived)
+    refused = {one.sop_instance_uid: Intake.GOING for one in arrived if one.study_instance_uid in places.going}
+    ordered = [one for one in arrived if one.sop_instance_uid not in refused]
+    if most_aside_bytes is not None:
+        crowded = _beyond_quarantine(connection, ordered, places, most_aside_bytes)
+        refused |= dict.fromkeys(crowded, Intake.NO_ROOM)
+        ordered = [one for one in ordered if one.sop_instance_uid not in crowded]
+    if not ordered:
+        return _Written(set(), refused)
+    places, opened_studies, opened_series = _make_places(connection, ordered, places)
     rows = [_instance_row(one, places) for one in ordered]
     statement = insert_or_ignore(connection, Instance).returning(_INSTANCES.c.sop_instance_uid)
     taken = set(connection.scalars(statement, rows))
@@ -196,14 +238,42 @@ def _insert(connection: Connection, ordered: list[NewInstance]) -> set[str]:
                     subject=row["sop_instance_uid"],
                     outcome="warning",
                 )
-    return taken
+    return _Written(taken, refused)
 
 
-def _make_places(connection: Connection, ordered: list[NewInstance]) -> tuple[_Places, set[int], set[int]]:
+def _beyond_quarantine(
+    connection: Connection, ordered: list[NewInstance], places: _Places, most_bytes: int
+) -> set[str]:
+    """The instances of another patient than their study's for which quarantine has no room left."""
+    patients = {uid: patient_id for uid, (_, patient_id) in places.studies.items() if uid not in places.gone}
+    foreign = [one for one in ordered if patients.get(one.study_instance_uid, one.patient_id) != one.patient_id]
+    if not foreign:
+        return set()
+    with Session(connection, join_transaction_mode="create_savepoint") as session:
+        lies = aside_bytes(session)
+    beyond = set()
+    for one in foreign:
+        if lies + one.size_bytes > most_bytes:
+            beyond.add(one.sop_instance_uid)
+        else:
+            lies += one.size_bytes
+    return beyond
+
+
+def _make_places(
+    connection: Connection, ordered: list[NewInstance], places: _Places
+) -> tuple[_Places, set[int], set[int]]:
     """Where the instances belong, and the row ids of the studies and of the series that this call made."""
     by_study = {one.study_instance_uid: one for one in reversed(ordered)}
-    places = _find_places(connection, ordered)
     opened_studies: set[int] = set()
+    deleted = sorted(places.gone & by_study.keys())
+    if deleted:
+        # Of what was deleted only UIDs are left: whose it is, the new image says.
+        for uid in deleted:
+            anew = {key: value for key, value in _study_row(by_study[uid]).items() if key not in _STAYS}
+            here = (_STUDIES.c.study_instance_uid == uid) & (_STUDIES.c.state == StudyState.DELETED)
+            connection.execute(update(_STUDIES).where(here).values(**anew))
+        places = _find_places(connection, ordered)
     missing = [by_study[uid] for uid in sorted(by_study) if uid not in places.studies]
     if missing:
         statement = insert_or_ignore(connection, Study).returning(_STUDIES.c.id)
@@ -231,9 +301,13 @@ def _find_places(connection: Connection, ordered: list[NewInstance]) -> _Places:
         "study_uids": list({one.study_instance_uid for one in ordered}),
         "series_uids": list({one.series_instance_uid for one in ordered}),
     }
-    found = _Places({}, {})
-    for study_uid, study_id, patient_id, series_uid, series_id in connection.execute(_PLACES, wanted):
+    found = _Places({}, {}, set(), set())
+    for study_uid, study_id, patient_id, state, series_uid, series_id in connection.execute(_PLACES, wanted):
         found.studies[study_uid] = study_id, patient_id
+        if state is StudyState.DELETING:
+            found.going.add(study_uid)
+        elif state is StudyState.DELETED:
+            found.gone.add(study_uid)
         if series_id is not None:
             found.series[study_id, series_uid] = series_id
     return found
@@ -255,8 +329,9 @@ def _touch(connection: Connection, taken: list[NewInstance], places: _Places) ->
         }
         for study_id, images in sorted(news.items())
     ]
-    if changes:
-        connection.execute(_TOUCH, changes)
+    if changes and connection.execute(_TOUCH, changes).rowcount != len(changes):
+        # PostgreSQL: the deletion was committed between our look and now.
+        raise StudyGoing("a study of these images is being deleted; send them again in a minute")
     return set(news)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, func, select, update
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
-from db import outbox
+from db import deletions, outbox
 from db.states import CommitmentState, DeliveryState, JobState, StudyState
 from db.studies import topic_for
 from db.tables import Circuit, Commitment, Delivery, Instance, Job, Outbox, Study
@@ -23,7 +23,8 @@ _SUSPECT_WAIT_S = 60.0
 
 def free(session: Session, owner: str) -> int:
     """`owner` is gone: what it held is due at once, and announced; its attempts count. Returns how many leases."""
-    return _free_jobs(session, owner) + _free_deliveries(session, owner) + _free_messages(session, owner)
+    held = (_free_jobs, _free_deliveries, _free_messages, deletions.free)
+    return sum(one(session, owner) for one in held)
 
 
 def _free_jobs(session: Session, owner: str) -> int:

@@ -12,9 +12,10 @@ from sqlalchemy.orm import Session, aliased
 
 from db import audit, jobs, studies
 from db.domain import NewJob, NewRevision
-from db.states import JobState
+from db.states import JobState, StudyState
 from db.tables import Job, Revision, RevisionInstance, RoutingDecision, Study
 
+_WITHOUT_IMAGES = frozenset({StudyState.DELETING, StudyState.CLEARED, StudyState.DELETED})
 _FINISHED = frozenset({JobState.DONE, JobState.NOT_ANALYSED})
 
 
@@ -32,13 +33,13 @@ class Rerun:
 
 
 def rerun(session: Session, study_instance_uid: str, *, actor: str) -> Rerun | None:
-    """Read a study again; None where none of that UID was received.
+    """Read a study again; None where none of that UID was received, or its images are deleted.
 
     Whoever else asks for the same at the same moment waits, and then finds the jobs queued.
     """
     held = select(Study).where(Study.study_instance_uid == study_instance_uid).with_for_update()
     study = session.scalars(held).one_or_none()
-    if study is None:
+    if study is None or study.state in _WITHOUT_IMAGES:
         return None
     opened = retried = left = 0
     for revision in _current(session, study.id):

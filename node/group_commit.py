@@ -10,10 +10,12 @@ from pathlib import Path
 from sqlalchemy.exc import SQLAlchemyError
 
 from db.domain import Intake, NewInstance
-from db.errors import RecordUnavailable, RetriableError
+from db.errors import RecordUnavailable, RetriableError, StudyGoing
 from db.intake import record_instances
 from db.session import Record
 from node import storage
+
+_GOING = "its study is being deleted; send it again in a minute"
 
 
 @dataclass(eq=False)
@@ -35,9 +37,10 @@ class GroupCommit:
     their outcome when they get it. One association alone waits for nobody.
     """
 
-    def __init__(self, data_dir: Path, record: Record) -> None:
+    def __init__(self, data_dir: Path, record: Record, *, most_aside_bytes: int | None = None) -> None:
         self._data_dir = data_dir
         self._record = record
+        self._most_aside_bytes = most_aside_bytes
         self._queue: list[_Waiting] = []
         self._queue_lock = threading.Lock()
         self._turn = threading.Lock()
@@ -45,7 +48,7 @@ class GroupCommit:
     def take(self, temp: Path, new: NewInstance) -> Intake:
         """Move a synced file to `new.path` and record it; on return both survive a power cut.
 
-        Raises StorageFull or RecordUnavailable, whatever became of the others.
+        Raises StorageFull, StudyGoing or RecordUnavailable, whatever became of the others.
         """
         mine = _Waiting(temp, new)
         with self._queue_lock:
@@ -79,10 +82,20 @@ class GroupCommit:
 
     def _commit(self, group: Sequence[_Waiting]) -> None:
         with self._record.write_rows() as connection:
-            outcomes = record_instances(connection, [one.new for one in group])
+            outcomes = record_instances(connection, [one.new for one in group], most_aside_bytes=self._most_aside_bytes)
+            self._require_files([one for one, outcome in zip(group, outcomes, strict=True) if outcome is Intake.NEW])
         # Only now, when the commit has come back.
         for one, outcome in zip(group, outcomes, strict=True):
-            one.outcome = outcome
+            one.outcome = StudyGoing(_GOING) if outcome is Intake.GOING else outcome
+
+    def _require_files(self, group: Sequence[_Waiting]) -> None:
+        """The old file of an image that was deleted had the same name: was it removed after ours had come in its place?
+
+        Asked before the commit, when the record says that no deletion is under way any more.
+        """
+        for one in group:
+            if not (self._data_dir / one.new.path).is_file():
+                raise StudyGoing(_GOING)
 
     def _commit_each(self, group: Sequence[_Waiting]) -> None:
         """One that cannot be recorded must not take the others with it."""

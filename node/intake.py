@@ -6,13 +6,15 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
+from uuid import uuid4
 
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
 from db.domain import Intake, NewInstance, NewRefusal
-from db.errors import RefusedError, RetriableError
+from db.errors import RefusedError, RetriableError, StorageFull
 from db.intake import record_refusal
+from db.retention import aside_bytes
 from db.session import Record
 from db.states import RefusalKind
 from node import storage
@@ -32,6 +34,10 @@ log = structlog.get_logger(__name__)
 _IMAGES = readable_sop_classes(secondary_capture=True, for_processing=True)
 # A long data set is weighed against the free disk again after so many bytes.
 _LOOK_EVERY_BYTES = 64 << 20
+_NO_ROOM = (
+    "quarantine holds as much as retention.aside_max_bytes allows; see `radnode quarantine list`, then raise it or "
+    "delete what lies there"
+)
 
 
 @dataclass(frozen=True)
@@ -68,7 +74,7 @@ class Receiver:
         self.settings = settings
         self.record = record
         self._owner = owner
-        self._commits = GroupCommit(settings.data_dir, record)
+        self._commits = GroupCommit(settings.data_dir, record, most_aside_bytes=settings.retention.aside_max_bytes)
 
     def take(self, arrival: Arrival, data_set: Iterable[memoryview]) -> Status:
         """What the peer is to be told. Success means durable and recorded; refusals are recorded too.
@@ -121,6 +127,9 @@ class Receiver:
             new = _new_instance(arrival, header, file)
             file.sync()
             outcome = self._commits.take(file.path, new)
+        if outcome is Intake.NO_ROOM:
+            storage.remove([self.settings.data_dir / new.path])
+            raise StorageFull(_NO_ROOM)
         if outcome is Intake.CONFLICT:
             self._set_aside(arrival, new)
         else:
@@ -156,21 +165,29 @@ class Receiver:
 
     def _set_aside(self, arrival: Arrival, new: NewInstance) -> None:
         stored = self.settings.data_dir / new.path
-        aside = storage.quarantine(self.settings.data_dir, stored, f"{arrival.sop_instance_uid}:{new.sha256}")
+        with self.record.read() as session:
+            lies = aside_bytes(session)
+        if lies + new.size_bytes > self.settings.retention.aside_max_bytes:
+            storage.remove([stored])
+            raise StorageFull(_NO_ROOM)
+        # A name of its own: an earlier file of the same bytes may be on its way out.
+        aside = storage.quarantine(self.settings.data_dir, stored, f"{arrival.sop_instance_uid}:{uuid4().hex}")
         reason = "another object with this SOP Instance UID is stored already; this one is kept aside"
         conflict = replace(
             _refusal(arrival, Status.SUCCESS, reason),
             study_instance_uid=new.study_instance_uid,
             path=aside.as_posix(),
             sha256=new.sha256,
+            size_bytes=new.size_bytes,
         )
-        self._note(RefusalKind.CONFLICT, conflict)
+        if self._note(RefusalKind.CONFLICT, conflict) != conflict.path:
+            storage.remove([self.settings.data_dir / aside])
         log.warning("instance_conflict", sop_instance_uid=arrival.sop_instance_uid, calling_ae=arrival.calling_ae)
 
-    def _note(self, kind: RefusalKind, refusal: NewRefusal) -> None:
+    def _note(self, kind: RefusalKind, refusal: NewRefusal) -> str:
         try:
             with self.record.write() as session:
-                record_refusal(session, kind, refusal)
+                return record_refusal(session, kind, refusal)
         except SQLAlchemyError as error:
             raise not_recorded(error) from error
 

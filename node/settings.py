@@ -21,8 +21,10 @@ from db.errors import ConfigError
 from node.rules import Route
 from node.settings_audit import AuditTrail
 from node.settings_hl7 import Hl7
+from node.settings_retention import Retention
 from node.settings_section import Section, is_loopback
 from node.settings_web import Web
+from node.settings_worklist import Notices, Worklist
 
 AeTitle = Annotated[str, Field(min_length=1, max_length=16, pattern=r"^[^\\\x00-\x1f\x7f]+$")]
 Port = Annotated[int, Field(ge=1, le=65535)]
@@ -169,7 +171,7 @@ class Work(Section):
     max_image_pixels: int = Field(
         32 * 1024**2,
         ge=1024,
-        description="Largest image read, rows x columns, one frame of it; the largest mammograms have 30 million pixels.",
+        description="Largest image read, in rows x columns; the largest mammograms have 30 million pixels.",
     )
     decode_processes: int = Field(
         2, ge=1, le=64, description="Processes beside each inference process that read and decode images."
@@ -253,6 +255,9 @@ class Settings(BaseSettings):
     work: Work = Work()
     web: Web = Web()
     audit: AuditTrail = AuditTrail()
+    worklist: Worklist = Worklist()
+    notices: Notices = Notices()
+    retention: Retention = Retention()
     hl7: Hl7 = Hl7()
     peers: dict[Name, Peer] = Field(default_factory=dict, description="DICOM peers by name.")
     routes: tuple[Route, ...] = Field(
@@ -277,6 +282,8 @@ class Settings(BaseSettings):
             raise ValueError(f"{', '.join(twice)}: a DICOM peer and an HL7 destination need different names")
         if self.hl7.listener.enabled and self.hl7.listener.tls and self.tls.certificate is None:
             raise ValueError("hl7.listener.tls needs [tls] certificate and private_key")
+        if self.worklist.peer and self.worklist.peer not in self.peers:
+            raise ValueError(f"worklist.peer is {self.worklist.peer}, which no [peers.…] entry names")
         if not is_loopback(self.dicom_host):
             if self.tls.certificate is None and not self.access.allow_plain_beyond_loopback:
                 raise ValueError(

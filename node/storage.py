@@ -174,6 +174,41 @@ def remove(files: Iterable[Path]) -> int:
     return count
 
 
+def sync_folder(folder: Path) -> None:
+    """What was moved into it or out of it survives a power cut. Raises OSError."""
+    _sync(folder)
+
+
+def remove_stored(data_dir: Path, paths: Iterable[str]) -> int:
+    """Remove stored files for good: gone once this returns, after a power cut too. Returns how many were there.
+
+    paths: relative to the data folder, as the record has them. Raises StorageFull where the disk does not let one go.
+    """
+    count = 0
+    folders: set[Path] = set()
+    try:
+        for relative in paths:
+            target = data_dir / _of_a_kind(relative)
+            if target.parent.is_dir():
+                folders.add(target.parent)
+                count += target.exists()
+                target.unlink(missing_ok=True)
+        for folder in sorted(folders):
+            _sync(folder)
+    except OSError as error:
+        raise StorageFull(
+            f"a stored file below {data_dir} cannot be removed ({error.strerror}); check the disk"
+        ) from error
+    return count
+
+
+def _of_a_kind(relative: str) -> Path:
+    path = Path(relative)
+    if path.is_absolute() or ".." in path.parts or path.parts[:1] not in {(INSTANCES,), (RESULTS,), (QUARANTINE,)}:
+        raise ValueError("a stored file lies in one of the folders of stored files")
+    return path
+
+
 def _make_folders(data_dir: Path, folder: Path) -> None:
     """Like mkdir -p, but each new entry is synced: a folder lost in a power cut takes its files with it."""
     missing = []

@@ -11,11 +11,14 @@ from sqlalchemy import select, update
 
 from db import notices, pledges, transitions
 from db.errors import ConflictError, IllegalTransition
+from db.house_tables import Deletion
 from db.order_tables import Notice, Pledge, StudyOrder
 from db.session import Record
 from db.states import (
     TRANSITIONS,
     CommitmentState,
+    DeletionScope,
+    DeletionState,
     DeliveryState,
     InstanceState,
     JobState,
@@ -40,6 +43,7 @@ TABLES: dict[type[StrEnum], type[Base]] = {
     OrderState: StudyOrder,
     NoticeState: Notice,
     PledgeState: Pledge,
+    DeletionState: Deletion,
 }
 
 
@@ -89,6 +93,20 @@ def prepare(record: Record, source: StrEnum) -> type[Base]:
                 state=OrderState.WANTED,
                 wanted_at=moment,
                 changed_at=moment,
+            )
+        )
+        session.add(
+            Deletion(
+                scope=DeletionScope.ASIDE,
+                state=DeletionState.BEGUN,
+                study_instance_uid="7.11",
+                actor="test",
+                reason="old",
+                paths=[],
+                files=0,
+                size_bytes=0,
+                detail={},
+                begun_at=moment,
             )
         )
         notices.record(session, NoticeKind.MPPS, "7.8", ["7.9"], state=NoticeState.IN_PROGRESS, calling_ae="CT")
