@@ -6,7 +6,7 @@ what is behind it waits, whatever the reason, so that a system never hears of a 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -58,7 +58,7 @@ class Matter:
 def head_due(session: Session, destination: str) -> bool:
     """Could the first of the queue be sent now? Takes no lock."""
     head = _head(session, destination)
-    return head is not None and _is_due(head, utcnow())
+    return head is not None and head.is_due(utcnow())
 
 
 def rest(session: Session, destination: str, until: datetime, reason: str) -> None:
@@ -84,7 +84,7 @@ def claim_head(session: Session, destination: str, owner: str, *, lease_s: float
     """Take the first of the queue; None while it is not due or another sender has it."""
     now = utcnow()
     head = _head(session, destination)
-    if head is None or not _is_due(head, now):
+    if head is None or not head.is_due(now):
         return None
     same = [Delivery.id == head.id, Delivery.attempts == head.attempts]
     if head.state is D.SENDING:
@@ -114,25 +114,34 @@ def held(session: Session, destination: str, owner: str) -> list[DueDelivery]:
     return [due for job_id in jobs.all() for due in deliveries.held(session, job_id, destination, owner)]
 
 
-def _head(session: Session, destination: str) -> Delivery | None:
-    # One look by index for each state: asked for at every message, whatever waits behind.
+@dataclass(frozen=True)
+class _Head:
+    id: int
+    job_id: str
+    state: DeliveryState
+    attempts: int
+    next_attempt_at: datetime
+    lease_until: datetime | None
+
+    def is_due(self, now: datetime) -> bool:
+        if self.state is D.SENDING:
+            return self.lease_until is not None and self.lease_until < now
+        return self.next_attempt_at <= now
+
+
+def _head(session: Session, destination: str) -> _Head | None:
+    # Columns, not rows of the session: what they say is changed behind its back. One look by index for each state.
+    columns = [getattr(Delivery, field.name) for field in fields(_Head)]
     found = [
-        session.scalars(
-            select(Delivery)
+        session.execute(
+            select(*columns)
             .where(Delivery.destination == destination, Delivery.state == state)
             .order_by(Delivery.id)
             .limit(1)
-            .execution_options(populate_existing=True)
         ).one_or_none()
         for state in _UNSETTLED
     ]
-    return min((one for one in found if one is not None), key=lambda one: one.id, default=None)
-
-
-def _is_due(head: Delivery, now: datetime) -> bool:
-    if head.state is D.SENDING:
-        return head.lease_until is not None and head.lease_until < now
-    return head.next_attempt_at <= now
+    return min((_Head(*one) for one in found if one is not None), key=lambda head: head.id, default=None)
 
 
 def matter(session: Session, delivery_id: int) -> Matter:

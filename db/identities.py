@@ -6,6 +6,7 @@ superseded is on record. A study that comes later is taken as its own header say
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -13,7 +14,7 @@ from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
 from db import audit
-from db.hl7_tables import IdentityChange
+from db.hl7_tables import IdentityChange, SpooledMessage
 from db.order_tables import Order
 from db.states import DeliveryState, JobState, StudyState
 from db.tables import Delivery, Job, Result, Study
@@ -53,10 +54,13 @@ class Reached:
     superseded: int
 
 
-def change(session: Session, told: Change) -> Reached:
-    """Bring a change to the studies of a patient, and to the orders."""
+def change(session: Session, told: Change, *, messages_to: Collection[str] = ()) -> Reached:
+    """Bring a change to the studies of a patient, and to the orders.
+
+    messages_to: destinations that are told of results by messages, which are written when they are sent.
+    """
     mine = select(Study).where(_is_of(told.superseded_id)).order_by(Study.id).with_for_update()
-    reached = [_change_study(session, study, told) for study in session.scalars(mine).all()]
+    reached = [_change_study(session, study, told, messages_to) for study in session.scalars(mine).all()]
     _change_orders(session, told.superseded_id, told.identity)
     return Reached(sum(applied for applied, _ in reached), sum(finished > 0 for _, finished in reached))
 
@@ -69,8 +73,8 @@ def _is_of(patient_id: str) -> Any:
     return (Study.patient_id == patient_id) | Study.id.in_(changed)
 
 
-def _change_study(session: Session, study: Study, told: Change) -> tuple[bool, int]:
-    applied = _has_work(session, study)
+def _change_study(session: Session, study: Study, told: Change, messages_to: Collection[str]) -> tuple[bool, int]:
+    applied = _has_work(session, study, messages_to)
     finished = (
         session.scalar(
             select(func.count()).select_from(Result).join(Job, Job.id == Result.job_id).where(Job.study_id == study.id)
@@ -107,17 +111,23 @@ def _change_study(session: Session, study: Study, told: Change) -> tuple[bool, i
     return applied, finished
 
 
-def _has_work(session: Session, study: Study) -> bool:
-    """Is anything of the study still to be made: a reading, or a message about one that was never sent?"""
+def _has_work(session: Session, study: Study, messages_to: Collection[str]) -> bool:
+    """Is anything of the study still to be made: a reading, or a message that was never sent?"""
     if study.state is StudyState.RECEIVING:
         return True
     to_do = select(Job.id).where(Job.study_id == study.id, Job.state.in_(_TO_DO))
-    unsent = (
+    unwritten = (
         select(Delivery.id)
         .join(Job, Job.id == Delivery.job_id)
-        .where(Job.study_id == study.id, Delivery.state.in_([DeliveryState.PENDING, DeliveryState.SENDING]))
+        .outerjoin(SpooledMessage, SpooledMessage.delivery_id == Delivery.id)
+        .where(
+            Job.study_id == study.id,
+            Delivery.destination.in_(messages_to),
+            Delivery.state.in_([DeliveryState.PENDING, DeliveryState.SENDING]),
+            SpooledMessage.id.is_(None),
+        )
     )
-    return any(session.scalar(query.limit(1)) is not None for query in (to_do, unsent))
+    return any(session.scalar(query.limit(1)) is not None for query in (to_do, unwritten))
 
 
 def _change_orders(session: Session, superseded_id: str, identity: Identity) -> None:

@@ -28,6 +28,9 @@ from db.types import utcnow
 REANNOUNCE_FIRST_S = 60.0
 REANNOUNCE_MAX_S = 900.0
 
+# The kind of result that messages are about.
+REPORT = "SR"
+
 
 def claim(session: Session, job_id: str, owner: str, *, lease_s: float, max_attempts: int) -> ClaimedJob | None:
     """Take a job that is due: QUEUED, or RUNNING with a lease that ran out.
@@ -190,8 +193,9 @@ def finish(session: Session, job_id: str, owner: str, outcome: JobOutcome) -> No
     ):
         raise LeaseLost(f"job {job_id} is no longer held by {owner}; its work is thrown away")
     for new in outcome.results:
-        _store_result(session, job_id, new, outcome.destinations, now)
-    for destination in outcome.destinations:
+        told = outcome.told if new.kind == REPORT else ()
+        _store_result(session, job_id, new, (*outcome.destinations, *told), now)
+    for destination in (*outcome.destinations, *outcome.told):
         if outcome.results:
             outbox.announce(session, outbox.TOPIC_DELIVER, f"{job_id}:{destination}")
     for one in outcome.instances:

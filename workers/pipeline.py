@@ -106,6 +106,7 @@ def _carry_out(worker: Worker, job: ClaimedJob) -> None:
         provenance = provenance_of(worker.settings, job, model.bundle.identity)
         results = tuple(_store(worker.settings, result) for result in build_results(analysis.sources, provenance))
     names, notes = destinations_of(worker.settings, job)
+    told = worker.settings.hl7.destinations
     outcome = JobOutcome(
         analysed=analysis.analysed,
         reason="; ".join([*([analysis.reason] if analysis.reason else []), *notes]),
@@ -114,7 +115,8 @@ def _carry_out(worker: Worker, job: ClaimedJob) -> None:
         summary={"images": [summary_of(source) for source in analysis.sources]},
         results=results,
         instances=_instance_outcomes(job, analysis),
-        destinations=names,
+        destinations=tuple(name for name in names if name not in told),
+        told=tuple(name for name in names if name in told),
     )
     with worker.record.write() as session:
         jobs.finish(session, job.id, worker.owner, outcome)
@@ -221,6 +223,7 @@ def summary_of(source: SourceResult) -> dict[str, Any]:
     findings = [
         {
             "label": finding.key,
+            "code": [finding.code.value, finding.code.scheme, finding.code.meaning],
             "presence": finding.presence.value,
             "probability": round(finding.probability, 4),
             "threshold": finding.threshold,

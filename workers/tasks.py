@@ -9,6 +9,8 @@ from __future__ import annotations
 import os
 import signal
 import warnings
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import structlog
@@ -25,6 +27,7 @@ from workers.analysis import terms_for
 from workers.app import DELIVER_TASK, INFER_TASK, make_app, settings_of_process
 from workers.deliver import Sender, hand_back_unsent, run_delivery
 from workers.loaded import LoadedModels
+from workers.messages import hand_back_messages, run_messages
 from workers.pipeline import Worker, hand_back_unfinished, run_job
 from workers.sandbox import Decoders, DecoderUnavailable
 
@@ -98,11 +101,17 @@ def deliver(subject: str) -> None:
     if not separator:
         raise MalformedMessage("a delivery is named job:destination")
     sender: Sender = _process["sender"]
+    hand_back: Callable[[str], None]
+    if destination in sender.settings.hl7.destinations:
+        run = partial(run_messages, sender, destination)
+        hand_back = partial(hand_back_messages, sender, destination)
+    else:
+        run = partial(run_delivery, sender, job_id, destination)
+        hand_back = partial(hand_back_unsent, sender, job_id, destination)
     try:
-        run_delivery(sender, job_id, destination)
+        run()
     except SoftTimeLimitExceeded:
-        limit = sender.settings.work.soft_time_limit_s
-        hand_back_unsent(sender, job_id, destination, f"it took longer than work.soft_time_limit_s = {limit} s")
+        hand_back(f"it took longer than work.soft_time_limit_s = {sender.settings.work.soft_time_limit_s} s")
     except Exception as error:
-        hand_back_unsent(sender, job_id, destination, f"unforeseen {type(error).__name__}; see the worker's log")
+        hand_back(f"unforeseen {type(error).__name__}; see the worker's log")
         raise

@@ -1,0 +1,260 @@
+"""Results to HL7 destinations: one after the other, each the same to the byte until it is answered."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from datetime import timedelta
+
+import structlog
+from pydicom import Dataset, dcmread
+
+from db import circuits, deliveries, hl7_spool, identities
+from db.domain import DueDelivery
+from db.errors import ConfigError, PeerUnavailable, PermanentError, StorageFull
+from db.hl7_spool import Matter, Spooled
+from db.identities import Identity
+from db.types import utcnow
+from node.settings import Settings
+from node.settings_hl7 import Hl7Destination
+from node.worklist.hl7 import oru
+from node.worklist.hl7.link import Answer, Link
+from workers.backoff import backoff_s
+from workers.deliver import ResultGone, Sender
+from workers.results.texts import DISCLAIMER
+
+log = structlog.get_logger(__name__)
+
+_LEASE_S = 600.0
+# Then another message of the broker goes on with it: a task must end long before its time limit.
+_AT_MOST_S = 60.0
+
+
+def run_messages(sender: Sender, destination: str) -> None:
+    """Send what waits for an HL7 destination, in order, until something has to wait. Raises RecordUnavailable only."""
+    to = sender.settings.hl7.destinations[destination]
+    until = time.monotonic() + _AT_MOST_S
+    with structlog.contextvars.bound_contextvars(destination=destination), Link(sender.settings, to) as link:
+        while (due := _next(sender, destination)) is not None:
+            if not _send(sender, to, link, due):
+                return
+            if time.monotonic() > until:
+                with sender.record.write() as session:
+                    hl7_spool.announce(session, destination)
+                return
+
+
+def hand_back_messages(sender: Sender, destination: str, reason: str) -> None:
+    """Sending was cut short from outside (time limit, unforeseen error): later again, or a dead letter."""
+    with sender.record.read() as session:
+        due = hl7_spool.held(session, destination, sender.owner)
+    for one in due:
+        _again(sender, one, reason, sender.settings.delivery.max_attempts)
+
+
+def _next(sender: Sender, destination: str) -> DueDelivery | None:
+    with sender.record.read() as session:
+        if not hl7_spool.head_due(session, destination):
+            return None
+    lease_s = max(_LEASE_S, 2.0 * sender.settings.work.hard_time_limit_s)
+    with sender.record.write() as session:
+        # By the same index as before: somebody else may have taken the head meanwhile.
+        if not hl7_spool.head_due(session, destination):
+            return None
+        open_until = circuits.open_until(session, destination)
+        if open_until is not None:
+            hl7_spool.rest(session, destination, open_until, "the destination is left alone after failures")
+            return None
+        return hl7_spool.claim_head(session, destination, sender.owner, lease_s=lease_s)
+
+
+def _send(sender: Sender, to: Hl7Destination, link: Link, due: DueDelivery) -> bool:
+    """Bring one delivery as far as it goes now; False where the queue has to wait."""
+    limit = sender.settings.delivery.max_attempts
+    if due.attempt > limit:
+        return _give_up(sender, due, f"tried {limit} times, no sender ever finished")
+    connected = False
+    try:
+        link.open()
+        connected = True
+        return _say_all(sender, to, link, due)
+    except PeerUnavailable as error:
+        _note_failure(sender, due.destination)
+        # A system that is away for a week finds all of it when it is back.
+        return _again(sender, due, str(error), limit, count=connected)
+    except (StorageFull, ConfigError) as error:
+        return _again(sender, due, str(error), limit, count=False)
+    except PermanentError as error:
+        return _give_up(sender, due, str(error))
+
+
+def _say_all(sender: Sender, to: Hl7Destination, link: Link, due: DueDelivery) -> bool:
+    report = _report(sender, to, due)
+    if report is None:
+        return _accept(sender, due, "not analysed, which the settings keep from this destination")
+    kinds = [oru.RESULT]
+    if to.priority_change != "off" and report.priority != "routine":
+        kinds.append(to.priority_change)
+    for kind in kinds:
+        message = _message(sender, to, due, kind, report)
+        if message is None:
+            # Its lease ran out: another sender has it.
+            return False
+        if message.acknowledged:
+            continue
+        answer = link.exchange(message.body, message.control_id)
+        with sender.record.write() as session:
+            positive = answer.accepted
+            hl7_spool.note_answer(session, due, sender.owner, kind, answer.code[:2], positive=positive)
+            circuits.note_success(session, due.destination)
+        if not positive:
+            return _refused(sender, to, due, kind, answer)
+        log.info("message_sent", kind=kind, control_id=message.control_id, attempt=due.attempt)
+    return _accept(sender, due, "acknowledged (AA)")
+
+
+def _refused(sender: Sender, to: Hl7Destination, due: DueDelivery, kind: str, answer: Answer) -> bool:
+    if answer.try_again:
+        return _again(sender, due, f"{kind} was answered {answer.code}: try again", to.max_errors)
+    said = f"answered {answer.code}: refused" if answer.code in {"AR", "CR"} else "answered by no code of table 0008"
+    return _give_up(sender, due, f"{kind} was {said}; see the receiver's log, then `radnode retry`")
+
+
+def _message(sender: Sender, to: Hl7Destination, due: DueDelivery, kind: str, report: oru.Report) -> Spooled | None:
+    """What is to be sent: what was sent before, or a new one, kept before it leaves; None where the lease is lost."""
+    with sender.record.read() as session:
+        kept = hl7_spool.spooled(session, due.id, kind)
+    if kept is not None:
+        return kept
+    control_id = oru.control_id(kind, due.ref.sop_instance_uid, due.destination)
+    build = oru.result if kind == oru.RESULT else oru.priority_change
+    body = build(report, sender.settings.hl7, to, message_id=control_id, now=utcnow())
+    with sender.record.write() as session:
+        if not hl7_spool.keep(session, due, sender.owner, kind, control_id=control_id, body=body):
+            return None
+    return Spooled(control_id, body, acknowledged=False)
+
+
+def _report(sender: Sender, to: Hl7Destination, due: DueDelivery) -> oru.Report | None:
+    """What there is to tell; None for what could not be analysed where nobody wants to hear of it."""
+    with sender.record.read() as session:
+        matter = hl7_spool.matter(session, due.id)
+        identity = identities.current(session, matter.study_id)
+    if not matter.analysed and not to.not_analysed:
+        return None
+    return report_of(_structured_report(sender.settings, due), due.ref.sop_instance_uid, matter, identity)
+
+
+def _structured_report(settings: Settings, due: DueDelivery) -> Dataset:
+    """The header of the report that the message is about: it holds patient and study as the images had them."""
+    try:
+        with warnings.catch_warnings():
+            # They quote the offending value, which may be a patient's.
+            warnings.simplefilter("ignore")
+            return dcmread(settings.data_dir / due.path, specific_tags=list(_TAGS))
+    except FileNotFoundError as error:
+        raise ResultGone(f"result {due.ref.sop_instance_uid} is gone from {settings.data_dir}; restore it") from error
+    except OSError as error:
+        raise StorageFull(f"a result cannot be read below {settings.data_dir}; check the disk") from error
+
+
+_TAGS = (
+    "SpecificCharacterSet",
+    "PatientID",
+    "IssuerOfPatientID",
+    "PatientName",
+    "PatientBirthDate",
+    "PatientSex",
+    "AccessionNumber",
+    "StudyDate",
+    "StudyTime",
+    "DeviceSerialNumber",
+)
+
+
+def report_of(header: Dataset, report_uid: str, matter: Matter, identity: Identity | None) -> oru.Report:
+    """The message's content. header: of the structured report. identity: where it has changed since the images came."""
+
+    def value(name: str) -> str:
+        return str(header.get(name) or "").strip()
+
+    now = identity or Identity("")
+    patient = oru.Patient(
+        id=now.patient_id or value("PatientID"),
+        issuer=now.issuer or value("IssuerOfPatientID"),
+        name=now.name or value("PatientName"),
+        birth_date=now.birth_date or value("PatientBirthDate"),
+        sex=now.sex or value("PatientSex"),
+    )
+    return oru.Report(
+        patient=patient,
+        study_instance_uid=matter.study_instance_uid,
+        accession_number=value("AccessionNumber"),
+        study_date=value("StudyDate"),
+        study_time=value("StudyTime"),
+        placer_number=matter.placer_number,
+        filler_number=matter.filler_number or value("AccessionNumber"),
+        procedure=matter.procedure,
+        report_uid=report_uid,
+        model=matter.model,
+        model_version=matter.model_version,
+        device=value("DeviceSerialNumber") or "RADNODE",
+        images=tuple(_image(one) for one in matter.summary.get("images", [])),
+        analysed_at=matter.finished_at,
+        notice=DISCLAIMER,
+    )
+
+
+def _image(told: dict[str, object]) -> oru.Image:
+    findings = told.get("findings")
+    return oru.Image(
+        sop_instance_uid=str(told.get("sop_instance_uid", "")),
+        series_instance_uid=str(told.get("series_instance_uid", "")),
+        findings=tuple(_finding(one) for one in findings) if isinstance(findings, list) else (),
+        reason="" if told.get("analysed") else str(told.get("reason") or "no reason given"),
+    )
+
+
+def _finding(told: dict[str, object]) -> oru.Finding:
+    label = str(told["label"])
+    # A job that ended under a release before this one left no code.
+    code = told.get("code")
+    value, scheme, meaning = map(str, code) if isinstance(code, list) else (label, "99RADNODE", label)
+    return oru.Finding(
+        code=(value, scheme, meaning),
+        presence=str(told["presence"]),
+        probability=float(str(told["probability"])),
+        threshold=float(str(told["threshold"])),
+        priority=str(told["priority"]),
+    )
+
+
+def _accept(sender: Sender, due: DueDelivery, reason: str) -> bool:
+    with sender.record.write() as session:
+        return hl7_spool.accepted(session, due, sender.owner, reason)
+
+
+def _again(sender: Sender, due: DueDelivery, reason: str, limit: int, *, count: bool = True) -> bool:
+    if count and due.attempt >= limit:
+        return _give_up(sender, due, f"tried {due.attempt} times: {reason}")
+    delivery = sender.settings.delivery
+    wait_s = backoff_s(due.attempt, delivery.backoff_first_s, delivery.backoff_max_s, sender.chance.random())
+    with sender.record.write() as session:
+        at = utcnow() + timedelta(seconds=wait_s)
+        deliveries.postpone(session, due, sender.owner, reason=reason, at=at, count=count)
+    log.warning("message_postponed", attempt=due.attempt, wait_s=round(wait_s, 1), reason=reason)
+    return False
+
+
+def _give_up(sender: Sender, due: DueDelivery, reason: str) -> bool:
+    """A dead letter; what is behind it in the queue goes on."""
+    with sender.record.write() as session:
+        deliveries.bury(session, due, sender.owner, reason=reason)
+    log.error("message_dead", attempt=due.attempt, reason=reason)
+    return True
+
+
+def _note_failure(sender: Sender, destination: str) -> None:
+    delivery = sender.settings.delivery
+    with sender.record.write() as session:
+        circuits.note_failure(session, destination, threshold=delivery.circuit_failures, open_s=delivery.circuit_open_s)
