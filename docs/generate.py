@@ -48,7 +48,7 @@ EXAMPLES: dict[str, Any] = {
     "web.oidc.client_secret_file": "/etc/radnode/oidc-secret",
     "web.oidc.ca": "/etc/radnode/tls/identity-provider.pem",
 }
-PEER_EXAMPLE: dict[str, Any] = {"ae_title": "PACS", "host": "pacs.example.org"}
+PEER_EXAMPLE: dict[str, Any] = {"ae_title": "PACS", "host": "pacs.example.org", "silent_after_min": 120.0}
 HL7_EXAMPLE: dict[str, Any] = {"host": "ris.example.org"}
 MATCH_EXAMPLE: dict[str, Any] = {
     "modality": ["CR", "DX"],

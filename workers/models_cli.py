@@ -141,7 +141,7 @@ def activate(model: Id, version: Version, config: Config = None, json: Json = Fa
     with open_record(config) as (settings, record):
         with record.read() as session:
             found = model_versions.find(session, model, version)
-        _require_usable(settings, found)
+        require_version_usable(settings, found)
         with record.write() as session:
             replaced = model_versions.activate(session, model, version, actor=_actor())
         _tell(
@@ -157,7 +157,7 @@ def shadow(model: Id, version: Version, config: Config = None, json: Json = Fals
     with open_record(config) as (settings, record):
         with record.read() as session:
             found = model_versions.find(session, model, version)
-        _require_usable(settings, found)
+        require_version_usable(settings, found)
         with record.write() as session:
             replaced = model_versions.shadow(session, model, version, actor=_actor())
         _tell(
@@ -175,9 +175,9 @@ def rollback(model: Id, config: Config = None, json: Json = False) -> None:
             gone, back = model_versions.rollback(session, model, actor=_actor())
             # What is raised here undoes the change: better the version in doubt than none.
             if back is None:
-                _require_bundle_in_a_folder(settings, model)
+                require_bundle_in_a_folder(settings, model)
             else:
-                _require_usable(settings, model_versions.find(session, model, back))
+                require_version_usable(settings, model_versions.find(session, model, back))
         now = f"{model} {back}" if back else f"the bundle of {model} that came with the node"
         _tell(
             json, f"{now} reads from the next job on; {gone} is retired", {"id": model, "active": back, "retired": gone}
@@ -223,8 +223,11 @@ def _write_down(settings: Settings, record: Record, found: Unpacked) -> ModelVer
         raise
 
 
-def _require_usable(settings: Settings, version: ModelVersionView) -> None:
-    """Whole on disk, and still vouched for: trust may have been withdrawn since it was installed."""
+def require_version_usable(settings: Settings, version: ModelVersionView) -> None:
+    """Whole on disk, and still vouched for: trust may have been withdrawn since it was installed.
+
+    Raises ModelUnusable or ModelRefused.
+    """
     name = f"{version.model_id} {version.version}"
     with _typed():
         trusted = keys.trusted(settings.trusted_keys_dir)
@@ -236,7 +239,8 @@ def _require_usable(settings: Settings, version: ModelVersionView) -> None:
         raise ModelRefused(f"clinical_mode refuses {name}: nobody signed it")
 
 
-def _require_bundle_in_a_folder(settings: Settings, model: str) -> None:
+def require_bundle_in_a_folder(settings: Settings, model: str) -> None:
+    """Raise ModelUnusable where no folder of the node holds a whole bundle of that id."""
     with _typed():
         registry.load(model, settings.work.model_dirs)
 

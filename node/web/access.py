@@ -25,7 +25,8 @@ from node.web.problems import Problem, route_of
 
 _CHANGES_NOTHING = frozenset({"GET", "HEAD", "OPTIONS"})
 _FORM = "application/x-www-form-urlencoded"
-_MOST_FIELDS = 50
+# A page of the worklist has a field for each study.
+_MOST_FIELDS = 300
 CSRF_FIELD, CSRF_HEADER = "csrf_token", "x-csrf-token"
 LOGIN_COOKIE = "radnode-login"
 

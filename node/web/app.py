@@ -15,7 +15,7 @@ from db.errors import RadnodeError
 from db.session import Record
 from node import broker, storage
 from node.settings import Settings
-from node.web import live, login, metrics, oidc, retry, study, worklist
+from node.web import live, login, metrics, oidc, reading, rerun, retry, study, views, worklist
 from node.web.access import Access, LocalOrAccess, Open, require_guarded
 from node.web.context import Context, context_of
 from node.web.guard import Guard, client_of
@@ -51,7 +51,7 @@ def create_app(settings: Settings, record: Record) -> FastAPI:
     add_handlers(app)
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
     _add_health(app)
-    for part in (login, oidc, worklist, study, retry, live):
+    for part in (login, oidc, worklist, views, study, reading, retry, rerun, live):
         part.add_routes(app)
     app.get("/api/openapi.json", include_in_schema=False)(openapi)
     app.get("/api/docs", include_in_schema=False)(docs)

@@ -35,6 +35,11 @@ class Principal:
         return permission in self.permissions
 
     @property
+    def is_person(self) -> bool:
+        """Whether a session asks, not a key."""
+        return bool(self.csrf)
+
+    @property
     def actor(self) -> str:
         """As the audit names them."""
         return self.name

@@ -44,9 +44,7 @@ ROLE_PERMISSIONS: dict[Role, frozenset[Permission]] = {
     Role.RADIOLOGIST: _CARE | {_P.READINGS_WRITE, _P.WORK_RERUN},
     Role.PACS_ADMIN: _CARE | _RUN | {_P.WORK_RETRY, _P.WORK_RERUN, _P.PEERS_ECHO},
     # Sees how models fare, not whom they read.
-    Role.ML_ENGINEER: _EVERYBODY
-    | _RUN
-    | {_P.STUDIES_READ, _P.EVENTS_READ, _P.MODELS_READ, _P.MODELS_MANAGE},
+    Role.ML_ENGINEER: _EVERYBODY | _RUN | {_P.STUDIES_READ, _P.EVENTS_READ, _P.MODELS_READ, _P.MODELS_MANAGE},
     # Looks at what people did; which patient it was stands in the study's own record.
     Role.AUDITOR: _EVERYBODY | {_P.STUDIES_READ, _P.AUDIT_READ},
 }

@@ -49,7 +49,10 @@ class Finding:
 
 @dataclass(frozen=True)
 class Line:
-    """A study in the worklist. state: a word for style sheets, beside state_text for people. late: over its target."""
+    """A study in the worklist. state: a word for style sheets, beside state_text for people. late: over its target.
+
+    hidden: what the models say is not shown yet. deliveries: (word, text, how many); None where the number would tell.
+    """
 
     uid: str
     patient: str
@@ -68,13 +71,14 @@ class Line:
     reason: str
     finding: Finding | None
     models: str
-    deliveries: tuple[tuple[str, str, int], ...]
+    deliveries: tuple[tuple[str, str, int | None], ...]
     images: int
     received_at: datetime
+    hidden: bool = False
 
 
-def line(row: StudyRow, web: Web, now: datetime, *, show_patient: bool) -> Line:
-    """One line; without `show_patient` nothing in it says who it is."""
+def line(row: StudyRow, web: Web, now: datetime, *, show_patient: bool, show_ai: bool = True) -> Line:
+    """One line; without `show_patient` nothing in it says who it is, without `show_ai` nothing what a model says."""
     jobs = [job for job in row.jobs if job.current]
     state, state_text, reason = _state(row, jobs)
     # What is found raises a study's priority, but comes too late to be a target for finding it.
@@ -94,24 +98,35 @@ def line(row: StudyRow, web: Web, now: datetime, *, show_patient: bool) -> Line:
         description=row.description if show_patient else "",
         modalities=row.modalities,
         body_parts=row.body_parts,
-        priority=worklist.priority(row),
+        priority=worklist.priority(row, ordered_only=not show_ai),
         age_s=age_s,
         target_s=target_s,
         late=age_s > target_s and bool(jobs),
         state=state,
         state_text=state_text,
         reason=reason,
-        finding=top_finding(jobs),
+        finding=top_finding(jobs) if show_ai else None,
         models=", ".join(dict.fromkeys(f"{job.model} {job.model_version}".strip() for job in jobs)),
-        deliveries=_deliveries(row),
+        deliveries=_deliveries(row, counted=show_ai),
         images=row.instances,
         received_at=row.last_received_at,
+        hidden=not show_ai,
     )
 
 
 def findings(job: JobView) -> list[Finding]:
     """All findings of a job in its own order; entries that are none are left out."""
     return [found for one in worklist.findings(job) if (found := _finding(one)) is not None]
+
+
+def findings_by_image(job: JobView) -> list[tuple[str, Finding]]:
+    """(SOP Instance UID, finding) of a job, in its own order."""
+    return [
+        (str(image.get("sop_instance_uid", "")), found)
+        for image in worklist.images(job)
+        for one in image.get("findings", [])
+        if isinstance(one, dict) and (found := _finding(one)) is not None
+    ]
 
 
 def top_finding(jobs: list[JobView]) -> Finding | None:
@@ -148,9 +163,10 @@ def _state(row: StudyRow, jobs: list[JobView]) -> tuple[str, str, str]:
     return word, text, first.reason
 
 
-def _deliveries(row: StudyRow) -> tuple[tuple[str, str, int], ...]:
+def _deliveries(row: StudyRow, *, counted: bool) -> tuple[tuple[str, str, int | None], ...]:
+    # A study with a map has one object more than one without.
     return tuple(
-        (state.value.lower(), words, row.deliveries[state])
+        (state.value.lower(), words, row.deliveries[state] if counted else None)
         for state, words in DELIVERY_WORDS.items()
         if row.deliveries.get(state)
     )

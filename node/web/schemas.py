@@ -87,6 +87,14 @@ class RetryAnswer(_Answer):
     deliveries: int
 
 
+class RerunAnswer(_Answer):
+    """What is read again of a study."""
+
+    revisions: int = Field(description="Finished runs that became new revisions.")
+    retried: int = Field(description="Parked jobs that are tried again.")
+    under_way: int = Field(description="Jobs that are waiting or running anyway.")
+
+
 class InstanceAnswer(_Answer):
     sop_instance_uid: str
     series_instance_uid: str

@@ -8,21 +8,25 @@ from typing import Annotated, Any
 
 from fastapi import Depends, FastAPI, Query, Request, Response
 
-from db import audit, study_details, worklist
+from db import audit, model_versions, readings, study_details, worklist
 from db.errors import UnreadableError
+from db.readings import ReadingView
 from db.states import DeliveryState, JobState
 from db.study_details import ImageView, ResultView
 from db.types import utcnow
 from db.worklist import JobView, StudyRow
 from node.uids import valid_uid
+from node.web import blinded, viewer
 from node.web.access import Access
 from node.web.context import Context, context_of
+from node.web.desk import Point, desk, point_of
 from node.web.guard import client_of
 from node.web.identity import Principal
 from node.web.permissions import Permission
 from node.web.problems import Problem
+from node.web.reading import Judged, judged, page_values
 from node.web.results import ReportLine, drawn_on, report_lines
-from node.web.rows import DELIVERY_WORDS, Finding, findings, line
+from node.web.rows import DELIVERY_WORDS, line
 from node.web.schemas import DeliveryAnswer, InstanceAnswer, ResultAnswer, RunAnswer, StudyDetailAnswer
 from node.web.worklist import as_answer, may_show
 
@@ -41,7 +45,7 @@ class Run:
     """One model's work for the page: the present one or an earlier one. refused: (image, why it was not analysed)."""
 
     job: JobView
-    findings: list[Finding]
+    findings: list[Judged]
     refused: list[tuple[str, str]]
     results: list[ResultView]
 
@@ -92,18 +96,23 @@ def show_study(
     shown = _shown(images, image) if principal.may(Permission.IMAGES_READ) else None
     with context.record.read() as session:
         history = study_details.history(session, uid, [job.id for job in row.jobs])
-    runs = _runs(row, results)
+        said = readings.of_study(session, uid)
+        hidden = bool(blinded.hidden(request, principal, session, [uid]))
+    runs = [] if hidden else _runs(context, row, results, said)
+    told = line(row, context.settings.web, utcnow(), show_patient=show, show_ai=not hidden)
     return context.pages.render(
         "study.html",
         request,
         principal=principal,
-        line=line(row, context.settings.web, utcnow(), show_patient=show),
+        line=told,
         row=row,
         runs=[run for run in runs if run.job.current],
         earlier=[run for run in runs if not run.job.current],
         images=images,
         shown=shown,
-        overlays=[] if shown is None else _overlays(context, results, shown),
+        overlays=[] if shown is None or hidden else _overlays(context, results, shown),
+        viewer=viewer.address(context.settings.web.viewer_url, row, show_patient=show),
+        **page_values(said, principal, hidden=hidden),
         given_up=any(run.job.state is JobState.PARKED for run in runs) or DeliveryState.DEAD in row.deliveries,
         delivery_words=DELIVERY_WORDS,
         centre=centre,
@@ -117,6 +126,7 @@ def show_report(request: Request, principal: PatientReader, uid: str, sop: str) 
     context = context_of(request)
     _check(sop)
     _, _, results = _load(context, uid)
+    blinded.require_shown(request, principal, uid)
     lines: list[ReportLine] = report_lines(context.settings.data_dir / _result(results, sop, _REPORT).path)
     with context.record.write() as session:
         audit.note(
@@ -151,10 +161,11 @@ def picture(
     return _png(context.pictures.make("grey", context.settings.data_dir / path, side, centre, width))
 
 
-def map_picture(request: Request, _principal: Looker, uid: str, sop: str) -> Response:
+def map_picture(request: Request, principal: Looker, uid: str, sop: str) -> Response:
     """The map of a result, cut to the image it was drawn on."""
     context = context_of(request)
     _check(sop)
+    blinded.require_shown(request, principal, uid)
     _, images, results = _load(context, uid)
     path = context.settings.data_dir / _result(results, sop, _PICTURE).path
     drawn = drawn_on(path)
@@ -170,10 +181,12 @@ def get_study(request: Request, principal: Reader, uid: str, patients: Shown = "
     row, images, results = _load(context, uid)
     show = may_show(request, principal, asked=patients == "show")
     _note_viewed(request, principal, uid, patient_shown=show)
-    told = as_answer(line(row, context.settings.web, utcnow(), show_patient=show))
+    with context.record.read() as session:
+        hidden = bool(blinded.hidden(request, principal, session, [uid]))
+    told = as_answer(line(row, context.settings.web, utcnow(), show_patient=show, show_ai=not hidden))
     return StudyDetailAnswer(
         **told,
-        runs=[_run_answer(run) for run in _runs(row, results)],
+        runs=[] if hidden else [_run_answer(run) for run in _runs(context, row, results, [])],
         instances=[
             InstanceAnswer(
                 sop_instance_uid=one.sop_instance_uid,
@@ -215,11 +228,17 @@ def _run_answer(run: Run) -> RunAnswer:
     )
 
 
-def _runs(row: StudyRow, results: list[ResultView]) -> list[Run]:
+def _runs(context: Context, row: StudyRow, results: list[ResultView], said: list[ReadingView]) -> list[Run]:
+    with context.record.read() as session:
+        cards = desk().cards(context.settings, model_versions.versions(session))
+
+    def point(job: JobView, label: str) -> Point | None:
+        return point_of(cards, job.model, job.model_version, label)
+
     return [
         Run(
             job,
-            findings(job),
+            judged(job, said, point),
             _refused(job),
             [result for result in results if result.job_id == job.id],
         )

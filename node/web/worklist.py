@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Literal
 from urllib.parse import urlencode
 
 from fastapi import Depends, FastAPI, Query, Request, Response
 
-from db import audit, worklist
+from db import audit, saved_views, worklist
 from db.states import DeliveryState, JobState
 from db.types import utcnow
 from db.worklist import Cursor, Filter
+from node.web import blinded, views
 from node.web.access import Access
 from node.web.context import context_of
 from node.web.identity import Principal
@@ -68,6 +69,9 @@ def wanted(
         if value and value not in known:
             raise Problem(422, f"{name} is one of: {', '.join(known)}")
     show = may_show(request, principal, asked=patients == "show")
+    unseen = blinded.applies(request, principal)
+    if positive and unseen:
+        raise Problem(422, "what the models found is shown study by study here, once somebody has read it without")
     if q and not principal.may(Permission.PATIENTS_READ) and not re.fullmatch(r"[0-9.]+", q):
         # A search that answers yes or no would tell what the page hides.
         raise Problem(403, "this needs the right patients:read: without it only Study Instance UIDs can be looked for")
@@ -76,7 +80,7 @@ def wanted(
         found = Filter(state, priority, modality, model, delivery, "", positive, uid=text)
     else:
         found = Filter(state, priority, modality, model, delivery, text, positive)
-    return Wanted(found, _cursor(after), show, limit)
+    return Wanted(replace(found, ordered_only=unseen), _cursor(after), show, limit)
 
 
 def may_show(request: Request, principal: Principal, *, asked: bool) -> bool:
@@ -98,6 +102,8 @@ def show_worklist(request: Request, principal: Reader, wish: Wish) -> Response:
     """The worklist as a page."""
     context = context_of(request)
     lines, following = _lines(request, principal, wish)
+    with context.record.read() as session:
+        kept = saved_views.views(session, principal.actor)
     return context.pages.render(
         "worklist.html",
         request,
@@ -108,7 +114,11 @@ def show_worklist(request: Request, principal: Reader, wish: Wish) -> Response:
         newest=_address(request, after="") if wish.after else "",
         shown=_address(request, patients="show"),
         maskable=context.settings.web.mask_patients and principal.may(Permission.PATIENTS_READ),
-        filtered=wish.filter != Filter(),
+        filtered=wish.filter != Filter(ordered_only=wish.filter.ordered_only),
+        blinded=wish.filter.ordered_only,
+        views=kept,
+        view=views.query_of(request.query_params.items()),
+        most_views=saved_views.MOST_VIEWS,
         states=STATES,
         priorities=PRIORITIES,
         deliveries=DELIVERIES,
@@ -143,7 +153,7 @@ def as_answer(one: Line) -> dict[str, Any]:
         "reason": one.reason,
         "top_finding": None if one.finding is None else asdict(one.finding),
         "models": one.models,
-        "deliveries": {state: number for state, _, number in one.deliveries},
+        "deliveries": {state: number for state, _, number in one.deliveries if number is not None},
         "images": one.images,
         "last_received_at": one.received_at,
     }
@@ -154,7 +164,11 @@ def _lines(request: Request, principal: Principal, wish: Wanted) -> tuple[list[L
     context, now = context_of(request), utcnow()
     with context.record.read() as session:
         found = worklist.page(session, wish.filter, after=wish.after, limit=wish.limit)
-    lines = [line(row, context.settings.web, now, show_patient=wish.show) for row in found.rows]
+        unseen = blinded.hidden(request, principal, session, [row.study_instance_uid for row in found.rows])
+    lines = [
+        line(row, context.settings.web, now, show_patient=wish.show, show_ai=row.study_instance_uid not in unseen)
+        for row in found.rows
+    ]
     if wish.show and context.settings.web.mask_patients:
         with context.record.write() as session:
             audit.note(session, "patients_shown", actor=principal.actor, studies=len(lines))

@@ -279,7 +279,8 @@ def test_the_api_describes_itself(ward: Site) -> None:
     browser = ward.logged_in("ada")
     described = browser.get("/api/openapi.json").json()
     assert described["openapi"].startswith("3.1")
-    assert set(described["paths"]) == {"/api/v1/studies", "/api/v1/studies/{uid}", "/api/v1/studies/{uid}/retry"}
+    study = "/api/v1/studies/{uid}"
+    assert set(described["paths"]) == {"/api/v1/studies", study, f"{study}/retry", f"{study}/rerun"}
     page = browser.get("/api/docs").text
     assert "GET /api/v1/studies/{uid}" in page
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from node.route_test import explain
 from node.header import Header, facts
 from node.identity import MANUFACTURER
+from node.route_test import explain
 from node.rules import Match, Route
 from node.settings import Settings
 from node.verdicts import OWN_RESULT

@@ -1,4 +1,5 @@
-// Pages work without this: it renews the list as things change, copies UIDs and fades heat maps.
+// Pages work without this, but for the rule tester: it renews the list as things change, copies UIDs, fades heat maps,
+// and gives a reader keys.
 "use strict";
 
 function startCopying(root) {
@@ -37,7 +38,9 @@ async function renew(quietly) {
   const live = document.getElementById("live");
   if (!fresh || !live || fresh.isEqualNode(live)) return;
   const focused = live.contains(document.activeElement) ? document.activeElement.id : "";
+  const ticked = [...live.querySelectorAll("input:checked")].map((box) => box.id);
   live.replaceChildren(...fresh.childNodes);
+  for (const id of ticked) { const box = document.getElementById(id); if (box) box.checked = true; }
   if (focused) document.getElementById(focused)?.focus({ preventScroll: true });
   if (quietly) return;
   const status = document.getElementById("status");
@@ -60,6 +63,65 @@ function startListening() {
   addEventListener("pagehide", () => events.close());
 }
 
+// Single keys, which a person can switch off (WCAG 2.1.4); never while something is typed.
+function startKeys() {
+  const form = document.querySelector("form.reading");
+  const box = document.getElementById("keys-on");
+  if (!form || !box) return;
+  document.getElementById("keys").hidden = false;
+  box.checked = localStorage.getItem("keys") !== "off";
+  box.addEventListener("change", () => localStorage.setItem("keys", box.checked ? "on" : "off"));
+  document.addEventListener("keydown", (event) => {
+    if (!box.checked || event.ctrlKey || event.altKey || event.metaKey || event.repeat) return;
+    if (event.target.closest("input:not([type=checkbox]):not([type=range]), textarea, select")) return;
+    const key = event.key.toLowerCase();
+    const finding = document.getElementById("finding");
+    if (key === "j" || key === "k") {
+      const to = finding.selectedIndex + (key === "j" ? 1 : -1);
+      if (to >= 0 && to < finding.options.length) finding.selectedIndex = to;
+      finding.focus();
+      return;
+    }
+    const target = key === "c" ? document.getElementById("comment") : form.querySelector(`[data-key="${CSS.escape(key)}"]`);
+    if (!target) return;
+    event.preventDefault();
+    if (key === "c") target.focus(); else form.requestSubmit(target);
+  });
+}
+
+// The rule tester: the beginning of a file goes to the node, which looks at its header and keeps nothing.
+const HEAD_BYTES = 768 * 1024;
+
+function startDropping() {
+  const zone = document.getElementById("drop");
+  if (!zone) return;
+  zone.hidden = false;
+  const chosen = document.getElementById("drop-file");
+  const said = document.getElementById("drop-said");
+  const look = async (file) => {
+    if (!file) return;
+    said.textContent = "Looking at " + file.name + " …";
+    const calling = encodeURIComponent(document.getElementById("drop-ae").value);
+    const answer = await fetch(zone.dataset.to + "?calling_ae=" + calling, {
+      method: "POST", body: file.slice(0, HEAD_BYTES),
+      headers: { "Accept": "text/html", "Content-Type": "application/octet-stream", "X-CSRF-Token": zone.dataset.csrf },
+    });
+    const page = new DOMParser().parseFromString(await answer.text(), "text/html");
+    const told = page.getElementById("told") || page.querySelector("main");
+    said.replaceChildren(...(told ? told.childNodes : []));
+  };
+  chosen.addEventListener("change", () => look(chosen.files[0]));
+  zone.addEventListener("dragover", (event) => { event.preventDefault(); zone.classList.add("over"); });
+  zone.addEventListener("dragleave", () => zone.classList.remove("over"));
+  zone.addEventListener("drop", (event) => {
+    event.preventDefault();
+    zone.classList.remove("over");
+    look(event.dataTransfer.files[0]);
+  });
+}
+
+startKeys();
+startDropping();
 startCopying(document);
 startFading();
 startListening();
