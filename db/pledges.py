@@ -94,6 +94,12 @@ def promise(session: Session, answer: Answer) -> None:
     )
 
 
+def any_due(session: Session, now: datetime) -> bool:
+    """Is there anything to claim? Takes no lock."""
+    due = select(Pledge.id).where(Pledge.state == PledgeState.WAITING, Pledge.next_attempt_at <= now)
+    return session.scalar(due.limit(1)) is not None
+
+
 def claim_due(session: Session, now: datetime, *, lease_s: float, limit: int = 20) -> list[DueAnswer]:
     """Answers to be told now; each is nobody else's for `lease_s`."""
     due = session.scalars(

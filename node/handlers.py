@@ -27,6 +27,7 @@ from node.upper_layer import commands, negotiation
 from node.upper_layer.association import Caller, DataSet, Rejected, printable
 from node.upper_layer.commands import Command
 from node.upper_layer.negotiation import Accepted, Context, Request
+from node.worklist.provider import NoticeProvider
 
 log = structlog.get_logger(__name__)
 
@@ -48,6 +49,7 @@ class Handlers:
         self.settings = settings
         self.record = record
         self.receiver = Receiver(settings, record, owner)
+        self.notices = NoticeProvider(settings, record)
 
     def judge(self, request: Request, address: str) -> Rejected | None:
         """None where the association may be opened; a rejection is on record."""
@@ -81,7 +83,9 @@ class Handlers:
 
     def accept(self, request: Request, caller: Caller) -> Accepted:
         """Answer the proposals. A sender drops in silence what was not negotiated, so the record says it here."""
-        accepted = negotiation.accept(request, supported_contexts(), self.settings.limits.max_pdu_bytes)
+        told = self.settings.notices
+        supported = supported_contexts(ian=told.ian, mpps=told.mpps, commitment=told.commitment)
+        accepted = negotiation.accept(request, supported, self.settings.limits.max_pdu_bytes)
         if accepted.missed:
             self._note_missed(accepted.missed, caller)
         return accepted
@@ -119,13 +123,15 @@ class Handlers:
             log.error("refusal_not_recorded", cause=type(error).__name__)
 
     def serve(self, command: Command, context: Context, data_set: DataSet, caller: Caller) -> int:
-        """The status of C-ECHO, C-STORE or a commitment report (PS3.4 J.3.3); any other operation is not known."""
+        """The status of C-ECHO, C-STORE, a commitment report (PS3.4 J.3.3) or a notice; no other operation is known."""
         if command.field == commands.C_ECHO_RQ:
             return Status.SUCCESS
         if command.field == commands.C_STORE_RQ:
             return self.receiver.take(self._arrival(command, context, caller), data_set)
         if command.field == commands.N_EVENT_REPORT_RQ and context.abstract_syntax == COMMITMENT_CLASS:
             return self._on_report(context, data_set)
+        if self.notices.serves(command, context):
+            return self.notices.serve(command, context, data_set, caller)
         return Status.UNRECOGNISED_OPERATION
 
     def _on_report(self, context: Context, data_set: DataSet) -> Status:

@@ -98,18 +98,20 @@ def associate(
     contexts: Sequence[PresentationContext],
     *,
     on_commitment: Callable[[CommitmentReport], bool] | None = None,
+    roles: Sequence[Any] = (),
 ) -> Iterator[Association]:
     """An open association, released at the end.
 
     on_commitment: called, in another thread, with each storage commitment report that comes on this association; what
         it returns (does this node know the transaction?) becomes the answer. RetriableError answers a failure.
+    roles: role selections (`pynetdicom.build_role`), for contexts in which this node is the provider.
 
     Raises:
         PeerUnavailable: no connection, no answer, or no room at the peer.
         PeerRefused: rejected for good, or none of the contexts accepted.
         ConfigError: the TLS files are wrong.
     """
-    association = _open(peer, settings, contexts, on_commitment)
+    association = _open(peer, settings, contexts, on_commitment, roles)
     try:
         yield association
     finally:
@@ -234,6 +236,7 @@ def _open(
     settings: Settings,
     contexts: Sequence[PresentationContext],
     on_commitment: Callable[[CommitmentReport], bool] | None,
+    roles: Sequence[Any],
 ) -> Association:
     entity = _entity(settings)
     opened: list[Association] = []
@@ -253,6 +256,7 @@ def _open(
                 contexts=list(contexts),
                 ae_title=peer.ae_title,
                 max_pdu=settings.limits.max_pdu_bytes,
+                ext_neg=list(roles) or None,
                 tls_args=(client_context(settings.tls), peer.host) if peer.tls else None,
                 evt_handlers=handlers,
             )

@@ -32,6 +32,8 @@ _OFFERED = (
 )
 
 _VERIFICATION = "1.2.840.10008.1.1"
+AVAILABILITY_CLASS = "1.2.840.10008.5.1.4.33"
+PERFORMED_STEP_CLASS = "1.2.840.10008.3.1.2.3.3"
 _PLAIN = ("1.2.840.10008.1.2.1", "1.2.840.10008.1.2")
 
 _SECONDARY_CAPTURE = frozenset(
@@ -85,18 +87,28 @@ def storage_sop_classes() -> tuple[tuple[str, str], ...]:
 
 
 @cache
-def supported_contexts() -> tuple[PresentationContext, ...]:
-    """What the listener accepts: C-ECHO, every storage class, and reports of storage commitment.
+def supported_contexts(
+    *, ian: bool = True, mpps: bool = True, commitment: bool = False
+) -> tuple[PresentationContext, ...]:
+    """What the listener accepts: C-ECHO, every storage class, reports of storage commitment, and notices.
 
-    Their provider opens the association to report, hence with the roles reversed (PS3.4 J.3.3).
+    The provider of storage commitment opens the association to report, hence with the roles reversed (PS3.4 J.3.3).
+
+    Args:
+        ian: Instance Availability Notifications.
+        mpps: Modality Performed Procedure Steps.
+        commitment: requests for storage commitment, in the usual roles.
     """
     syntaxes = [syntax.uid for syntax in decodable_transfer_syntaxes()]
     reports = build_context(COMMITMENT_CLASS, list(_PLAIN))
-    reports.scu_role, reports.scp_role = False, True
+    # From the requestor's side: with the first it asks, with the second it reports.
+    reports.scu_role, reports.scp_role = commitment, True
     return (
         build_context(_VERIFICATION, list(_PLAIN)),
         *(build_context(uid, syntaxes) for uid, _ in storage_sop_classes()),
         reports,
+        *([build_context(AVAILABILITY_CLASS, list(_PLAIN))] if ian else []),
+        *([build_context(PERFORMED_STEP_CLASS, list(_PLAIN))] if mpps else []),
     )
 
 

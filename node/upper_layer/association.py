@@ -149,7 +149,7 @@ class Association:
             if len(collected) > commands.MOST_COMMAND_BYTES:
                 raise ProtocolError(ProtocolError.INVALID_VALUE, "a command set is too long")
             if control & _IS_LAST:
-                return commands.parse(bytes(collected)), context_id, self._contexts[context_id]
+                return commands.named(commands.parse(bytes(collected))), context_id, self._contexts[context_id]
 
     def next_value(self) -> tuple[int, int, memoryview]:
         """The next fragment: context ID, message control header, bytes that are valid until the next call."""

@@ -6,13 +6,15 @@ A command set is in implicit VR little endian and short; of it the node needs a 
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from uuid import uuid4
 
 from node.upper_layer.wire import ProtocolError
 
 MOST_COMMAND_BYTES = 1 << 16
 
-C_STORE_RQ, C_ECHO_RQ, N_EVENT_REPORT_RQ, C_CANCEL_RQ = 0x0001, 0x0030, 0x0100, 0x0FFF
+C_STORE_RQ, C_ECHO_RQ, C_CANCEL_RQ = 0x0001, 0x0030, 0x0FFF
+N_EVENT_REPORT_RQ, N_SET_RQ, N_ACTION_RQ, N_CREATE_RQ = 0x0100, 0x0120, 0x0130, 0x0140
 RESPONSE = 0x8000
 NO_DATA_SET = 0x0101
 
@@ -32,6 +34,7 @@ class Command:
     sop_class_uid: str = ""
     sop_instance_uid: str = ""
     event_type: int | None = None
+    action_type: int | None = None
 
 
 def parse(data: bytes) -> Command:
@@ -57,7 +60,15 @@ def parse(data: bytes) -> Command:
         sop_class_uid=_uid(values, _AFFECTED_CLASS) or _uid(values, _REQUESTED_CLASS),
         sop_instance_uid=_uid(values, _AFFECTED_INSTANCE) or _uid(values, _REQUESTED_INSTANCE),
         event_type=_unsigned(values, _EVENT_TYPE),
+        action_type=_unsigned(values, _ACTION_TYPE),
     )
+
+
+def named(command: Command) -> Command:
+    """An N-CREATE whose user leaves it to the provider to name the object gets a new UID (PS3.7 10.1.5.1.4)."""
+    if command.field != N_CREATE_RQ or command.sop_instance_uid:
+        return command
+    return replace(command, sop_instance_uid=f"2.25.{uuid4().int}")
 
 
 def response(command: Command, status: int) -> bytes:

@@ -43,7 +43,9 @@ def test_an_order_is_asked_for_by_one_process_at_a_time_with_what_the_image_says
     study_id = wanted(record)
     now = utcnow()
     with record.write() as session:
+        assert orders.any_due(session, now)
         (asked,) = orders.claim_due(session, now, lease_s=60)
+        assert not orders.any_due(session, now)
         assert orders.claim_due(session, now, lease_s=60) == []
     assert (asked.study_id, asked.study_instance_uid, asked.accession_number) == (study_id, STUDY, "A-1")
     assert (asked.patient_id, asked.patient_birth_date, asked.study_date) == ("ID-1", "19700101", "20260301")
@@ -179,6 +181,7 @@ def test_a_commitment_is_answered_until_the_peer_has_taken_it(record: Record) ->
         answer = pledges.Answer("pacs", "7.7", ((CR, image(1).sop_instance_uid),), ((CR, "9.9", 0x0112),))
         pledges.promise(session, answer)
         now = utcnow()
+        assert pledges.any_due(session, now)
         (due,) = pledges.claim_due(session, now, lease_s=60)
         assert (due.answer, due.attempts) == (answer, 1)
         assert pledges.claim_due(session, now, lease_s=60) == []
