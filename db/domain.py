@@ -110,6 +110,8 @@ class NewOrder:
     procedure: str = ""
     modality: str = ""
     scheduled_date: str = ""
+    placer_number: str = ""
+    filler_number: str = ""
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
-from sqlalchemy import func, select, update
+from sqlalchemy import and_, delete, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from db import audit, outbox
@@ -112,6 +112,8 @@ def store(session: Session, new: NewOrder) -> int:
         "procedure": new.procedure,
         "modality": new.modality,
         "scheduled_date": new.scheduled_date,
+        "placer_number": new.placer_number,
+        "filler_number": new.filler_number,
         "changed_at": utcnow(),
     }
     same = [getattr(Order, name) == value for name, value in key.items()]
@@ -133,10 +135,31 @@ def tell(session: Session, new: NewOrder) -> int:
             .where(StudyOrder.study_id.in_(waiting), StudyOrder.state.in_(_ASKED_FOR))
             .values(next_attempt_at=utcnow()),
         )
-    matched = select(StudyOrder.study_id).where(StudyOrder.order_id == order_id, StudyOrder.state == OrderState.MATCHED)
+    # The same order may have been told by the worklist before.
+    same = and_(Study.accession_number == new.accession_number, Study.patient_id == new.patient_id)
+    matched = (
+        select(StudyOrder.study_id)
+        .join(Study, Study.id == StudyOrder.study_id)
+        .where(StudyOrder.state == OrderState.MATCHED, or_(StudyOrder.order_id == order_id, same))
+    )
     for study_id in session.scalars(matched).all():
         _pull_forward(session, study_id, new.priority)
     return order_id
+
+
+def withdraw(session: Session, new: NewOrder) -> bool:
+    """Its source has taken an order back. False where none such is on record, or images are matched with it: they are
+    here, and are read whatever became of the order.
+    """
+    in_use = select(StudyOrder.study_id).where(StudyOrder.order_id == Order.id)
+    gone = delete(Order).where(
+        Order.source == new.source,
+        Order.accession_number == new.accession_number,
+        Order.patient_id == new.patient_id,
+        Order.requested_procedure_id == new.requested_procedure_id,
+        ~in_use.exists(),
+    )
+    return bool(affected(session, gone))
 
 
 def known(session: Session, accession_number: str) -> list[NewOrder]:
@@ -158,6 +181,8 @@ def known(session: Session, accession_number: str) -> list[NewOrder]:
             procedure=one.procedure,
             modality=one.modality,
             scheduled_date=one.scheduled_date,
+            placer_number=one.placer_number,
+            filler_number=one.filler_number,
         )
         for one in rows
     ]

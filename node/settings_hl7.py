@@ -63,6 +63,9 @@ class Hl7Listener(Section):
     sending_applications: tuple[str, ...] = Field(
         (), description="What MSH-3 may name; empty takes any. Others are answered AR."
     )
+    assigning_authority: _Hd = Field(
+        "", description="Whose patient identifiers count (PID-3.4, MRG-1.4); empty takes the first of each list."
+    )
     character_set: CharacterSet = Field(
         "UNICODE UTF-8", description="What messages are in that do not say it in MSH-18."
     )
