@@ -24,6 +24,7 @@ from node.retention import Housekeeper
 from node.settings import Settings
 from node.sweeper import Sweeper
 from node.worklist.desk import OrderDesk
+from node.worklist.reporter import CommitmentReporter
 from workers.alive import sign_in
 from workers.app import Publisher, make_app
 from workers.broker_watch import BrokerWatch
@@ -55,6 +56,7 @@ def run_keeper(settings: Settings, record: Record, stop: threading.Event) -> Non
     loops: dict[str, Callable[[threading.Event], None]] = {
         "sweeper": Sweeper(settings, record).run,
         "orders": OrderDesk(settings, record).run,
+        **({"commitments": CommitmentReporter(settings, record).run} if settings.notices.commitment else {}),
         "relay": relay.run,
         "upkeep": Upkeep(settings, record).run,
         "broker": BrokerWatch(settings, record).run,
