@@ -14,6 +14,7 @@
     |   `-- ArchiveError             the zip is not one this release would write; nothing of it is used
     |-- SigningKeyError              a key file cannot be used
     |-- PreprocessError              this image cannot become this model's input; the next one may
+    |-- SliceOrderError              the slices of a series make no volume
     |-- NoReadingError               the model gave no usable numbers for this image
     |   `-- NotInDistribution        the image is unlike those the model was made for
     `-- RuntimeUnavailable           the machine lacks something for now (runtime, cache folder); retriable
@@ -72,6 +73,10 @@ class SigningKeyError(ModelError):
 
 class PreprocessError(ModelError):
     """The image cannot become the model's input. The message is for people and holds nothing of the patient."""
+
+
+class SliceOrderError(ModelError):
+    """The slices of a series have no order in space. The message is for people and holds nothing of the patient."""
 
 
 class NoReadingError(ModelError):

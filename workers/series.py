@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from db.errors import UnreadableError
 from models.admission import admit
-from models.contracts import GreyImage, HeaderFacts, Presence, Reading, SeriesFacts
+from models.contracts import GreyImage, HeaderFacts, Presence, Reading
 from models.errors import NoReadingError, PreprocessError
 from models.manifest import AdmissionRules
 from models.reading import read_series
@@ -105,7 +105,7 @@ def _volume(model: Loaded, admitted: Sequence[Member], files: JobFiles) -> Volum
         raise _Refused("the model reads single images, not series")
     volume = open_volume([one.path for one in admitted], files)
     order = volume.order
-    answer = admit_series(rules, SeriesFacts(len(volume), order.missing, order.by_position, order.spacing_mm))
+    answer = admit_series(rules, order.facts)
     if not answer.admitted:
         raise _Refused("; ".join((answer.reason, *order.notes)))
     return volume

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from models.contracts import SeriesFacts
+
 POSITIVE, NEGATIVE, UNCERTAIN, UNKNOWN = 1.0, 0.0, -1.0, float("nan")
 """The four values of a target. What an uncertain one counts as is a policy of :mod:`models.datasets.targets`."""
 
@@ -14,13 +16,17 @@ PARTS = ("train", "validation", "test")
 
 @dataclass(frozen=True)
 class Box:
-    """Where a finding lies: upper left corner, width and height in pixels of the source image."""
+    """Where a finding lies: upper left corner, width and height in pixels of the source image.
+
+    file: of the slice, in a series; empty where there is only one image.
+    """
 
     label: str
     x: float
     y: float
     width: float
     height: float
+    file: str = ""
 
 
 @dataclass(frozen=True)
@@ -31,6 +37,7 @@ class Sample:
     patient: as the data set numbers them; the same number in two sources is not the same person.
     targets: label key to POSITIVE, NEGATIVE, UNCERTAIN or UNKNOWN (nan). Samples may share one mapping.
     files: the ordered slices of a series (CT, MR); ``file`` is then the first. Empty for a single image.
+    series: what a bundle's rules for series look at; None for a single image.
     split: "train", "validation" or "test" where the data set has an official split, else "".
     age_years: None where unknown.
     """
@@ -40,6 +47,7 @@ class Sample:
     source: str
     targets: Mapping[str, float]
     files: tuple[str, ...] = ()
+    series: SeriesFacts | None = None
     split: str = ""
     view: str = ""
     sex: str = ""
@@ -52,6 +60,11 @@ class Sample:
     def every_file(self) -> tuple[str, ...]:
         """The slices of a series, else the one file."""
         return self.files or (self.file,)
+
+    @property
+    def as_series(self) -> SeriesFacts:
+        """A single image is a series of one."""
+        return self.series or SeriesFacts(len(self.every_file), 0, by_position=True, spacing_mm=None)
 
 
 @dataclass(frozen=True)

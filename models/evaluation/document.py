@@ -137,9 +137,6 @@ def _points(manifest: Manifest) -> list[dict[str, Any]]:
 
 
 def _explanations(bundle: Bundle, runner: Runner, judged: Judged, images: Images, request: Request) -> dict[str, Any]:
-    if bundle.manifest.series is not None:
-        # Boxes lie on pictures, and what is blurred or shuffled in the tests below is a single image's.
-        return {}
     rules, found = request.rules, {}
     # Maps are bootstrapped over few images; the seed alone is shared with the figures.
     found["localisation"] = localisation(
@@ -150,6 +147,6 @@ def _explanations(bundle: Bundle, runner: Runner, judged: Judged, images: Images
             bundle, runner, judged, images, rules, most=request.explain
         )
         found["weight_randomisation"] = weight_randomisation(
-            bundle, judged, images, most=request.explain, seed=rules.seed
+            bundle, runner, judged, images, most=request.explain, seed=rules.seed
         )
     return {name: part for name, part in found.items() if part}

@@ -7,21 +7,21 @@ union)? Deletion and insertion (Petsiuk 2018): does the answer hang on what the 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from models.calibration import probabilities
 from models.contracts import FloatArray
 from models.datasets.pixels import Images
-from models.datasets.samples import Sample
+from models.datasets.samples import Box, Sample
 from models.errors import DatasetError, ModelError
+from models.evaluation.attended import Attended, attended
 from models.evaluation.figures import Rules, as_json, rounded
-from models.evaluation.judging import Attention, Judged, attend, image_of
+from models.evaluation.judging import Judged
 from models.evaluation.metrics import Interval
 from models.evaluation.resampling import bootstrap_draws
 from models.evaluation.truth import slug
@@ -59,53 +59,60 @@ def localisation(
 ) -> dict[str, Any]:
     """Per label and over all: what :class:`Located` holds, means with intervals over patients. Empty without boxes.
 
+    Of a series all slices that the network read are looked at together: the maximum is that of the whole, and has to
+    lie in a box of its own slice. on_slices_not_read: pairs whose boxes lie on none of them, which tell nothing.
+
     boxes_side: longest side of the images that the boxes were drawn on, where these here are scaled copies.
     """
     names = {slug(one): label.key for label in bundle.manifest.labels for one in (label.display, label.key)}
+    keys = [label.key for label in bundle.manifest.labels]
     random = np.random.default_rng(rules.seed)
     cases: list[Located] = []
-    unreadable = 0
+    unreadable = elsewhere = 0
     for sample in samples:
-        by_label: dict[str, list[tuple[float, float, float, float]]] = {}
+        by_label: dict[str, list[Box]] = {}
         for box in sample.boxes:
             if key := names.get(slug(box.label)):
-                by_label.setdefault(key, []).append((box.x, box.y, box.width, box.height))
+                by_label.setdefault(key, []).append(box)
         if not by_label:
             continue
         try:
-            image = image_of(sample, images)
-            found = attend(bundle, runner, image)
+            found = attended(bundle, runner, sample, images)
         except ModelError:
             unreadable += 1
             continue
-        keys = [label.key for label in bundle.manifest.labels]
         for key, boxes in by_label.items():
-            mask = mask_of(boxes, image.pixels.shape, boxes_side)
-            if mask.any():
+            masks = [
+                mask_of([box for box in boxes if box.file in ("", file)], part.input.placement.source_shape, boxes_side)
+                for part, file in zip(found.parts, found.files, strict=True)
+            ]
+            if any(mask.any() for mask in masks):
                 person = f"{sample.source}|{sample.patient}"
-                cases.append(_located(found, (keys.index(key), key), person, mask, random))
+                cases.append(_located(found, (keys.index(key), key), person, masks, random))
+            else:
+                elsewhere += 1
     if not cases:
         return {}
     labels = sorted({case.label for case in cases})
     return {
         "pairs": len(cases),
         "unreadable": unreadable,
+        "on_slices_not_read": elsewhere,
         "threshold_of_overlap": "half of the map's maximum",
         "all": _means(cases, rules),
         "labels": {label: _means([case for case in cases if case.label == label], rules) for label in labels},
     }
 
 
-def mask_of(
-    boxes: Sequence[tuple[float, float, float, float]], shape: tuple[int, ...], boxes_side: float | None = None
-) -> NDArray[np.bool_]:
-    """The union of boxes (x, y, width, height) on the drawing of an image of ``shape`` (rows, columns)."""
+def mask_of(boxes: Sequence[Box], shape: tuple[int, ...], boxes_side: float | None = None) -> NDArray[np.bool_]:
+    """The union of boxes on the drawing of an image of ``shape`` (rows, columns)."""
     rows, columns = drawn_shape(shape)
     scale = max(rows, columns) / (boxes_side or max(shape[:2]))
     mask = np.zeros((rows, columns), dtype=bool)
-    for x, y, width, height in boxes:
-        top, left = max(0, round(y * scale)), max(0, round(x * scale))
-        mask[top : max(top + 1, round((y + height) * scale)), left : max(left + 1, round((x + width) * scale))] = True
+    for box in boxes:
+        top, left = max(0, round(box.y * scale)), max(0, round(box.x * scale))
+        bottom, right = round((box.y + box.height) * scale), round((box.x + box.width) * scale)
+        mask[top : max(top + 1, bottom), left : max(left + 1, right)] = True
     return mask
 
 
@@ -116,17 +123,27 @@ def drawn_shape(shape: tuple[int, ...], side: int = DRAWN_SIDE) -> tuple[int, in
 
 
 def _located(
-    found: Attention, label: tuple[int, str], patient: str, mask: NDArray[np.bool_], random: np.random.Generator
+    found: Attended,
+    label: tuple[int, str],
+    patient: str,
+    masks: Sequence[NDArray[np.bool_]],
+    random: np.random.Generator,
 ) -> Located:
-    (index, key), (rows, columns) = label, mask.shape
-    area = float(mask.mean())
-    hit, overlap, inside = agreement(found.drawn(index, rows, columns), mask)
-    noise = []
-    for _ in range(RANDOM_MAPS):
-        other = replace(found, maps=random.random(found.maps.shape, dtype=np.float32))
-        noise.append(agreement(other.drawn(index, rows, columns), mask))
+    index, key = label
+    whole = np.concatenate([mask.ravel() for mask in masks])
+    area = float(whole.mean())
+
+    def agrees(maps: Attended) -> tuple[float, float, float]:
+        drawn = [
+            part.peak(index) * part.drawn(index, *mask.shape) for part, mask in zip(maps.parts, masks, strict=True)
+        ]
+        return agreement(np.concatenate([one.ravel() for one in drawn]), whole)
+
+    hit, overlap, inside = agrees(found)
+    noise = [agrees(found.with_maps(lambda shape: random.random(shape, np.float32))) for _ in range(RANDOM_MAPS)]
     chance = np.mean(noise, axis=0)
-    centre = float(mask[rows // 2, columns // 2])
+    middle = masks[len(masks) // 2]
+    centre = float(middle[middle.shape[0] // 2, middle.shape[1] // 2])
     return Located(
         key,
         patient,
@@ -180,16 +197,18 @@ def deletion_and_insertion(
     bundle: Bundle, runner: Runner, data: Judged, images: Images, rules: Rules, *, most: int
 ) -> dict[str, Any]:
     """Areas under the curves of the probability while the map's highest pixels are blurred away (deletion: low is good)
-    or brought back into a blurred image (insertion: high is good), beside those of random maps on the same grid."""
+    or brought back into a blurred image (insertion: high is good), beside those of random maps on the same grid.
+
+    Of a series in all slices that the network read, the highest pixels of all of them first."""
     pairs = shown_maps(data, most, rules.seed)
     random = np.random.default_rng(rules.seed)
     rows, patients = [], []
     for index, label in pairs:
         try:
-            found = attend(bundle, runner, image_of(data.samples[index], images))
+            found = attended(bundle, runner, data.samples[index], images)
         except ModelError as error:
             raise DatasetError(f"an image that could be read before cannot be now: {error}") from error
-        noise = replace(found, maps=random.random(found.maps.shape, dtype=np.float32))
+        noise = found.with_maps(lambda shape: random.random(shape, np.float32))
         rows.append([*_areas(bundle, runner, found, label), *_areas(bundle, runner, noise, label)])
         patients.append(str(data.patients[index]))
     if not rows:
@@ -204,25 +223,22 @@ def deletion_and_insertion(
     return document
 
 
-def _areas(bundle: Bundle, runner: Runner, found: Attention, label: int) -> tuple[float, float]:
-    array = found.input.array
-    order = np.argsort(-on_input(found.maps[label], array.shape[:2]).ravel(), kind="stable")
-    blurred, whole = blur(array).reshape(-1, array.shape[2]), array.reshape(-1, array.shape[2])
-    batches = []
-    for start, end in ((whole, blurred), (blurred, whole)):
+def _areas(bundle: Bundle, runner: Runner, found: Attended, label: int) -> tuple[float, float]:
+    arrays = found.arrays
+    weight = np.concatenate([on_input(part.maps[label], arrays.shape[1:3]).ravel() for part in found.parts])
+    order = np.argsort(-weight, kind="stable")
+    whole = arrays.reshape(-1, arrays.shape[3])
+    blurred = np.stack([blur(array) for array in arrays]).reshape(whole.shape)
+
+    def changed(start: FloatArray, end: FloatArray) -> Iterator[FloatArray]:
         for step in range(STEPS + 1):
-            changed = start.copy()
+            made = start.copy()
             first = order[: round(len(order) * step / STEPS)]
-            changed[first] = end[first]
-            batches.append(changed.reshape(array.shape))
-    logits = runner.run(np.stack(batches)).logits
-    manifest = bundle.manifest
-    keys = [one.key for one in manifest.labels]
-    chances = [
-        probabilities(manifest.calibration, keys, [float(x) for x in row], exclusive=manifest.exclusive)[label]
-        for row in logits
-    ]
-    deleted, inserted = np.array(chances[: STEPS + 1]), np.array(chances[STEPS + 1 :])
+            made[first] = end[first]
+            yield made.reshape(arrays.shape)
+
+    deleted = found.chances(bundle, runner, changed(whole, blurred), label)
+    inserted = found.chances(bundle, runner, changed(blurred, whole), label)
     return float(np.trapezoid(deleted, dx=1 / STEPS)), float(np.trapezoid(inserted, dx=1 / STEPS))
 
 

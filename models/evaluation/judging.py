@@ -20,7 +20,7 @@ from models.preprocess import prepare
 from models.reading import key_slice_maps, maps_of, prepare_series, read_image, read_series
 from models.registry import Bundle
 from models.runner import Forward, Runner
-from models.series import heaviest
+from models.series import admit_series, heaviest
 
 BORDER_SIDE, BORDER = 32, 3
 """The frame of an image drawn on 32 x 32: three cells, a tenth of each side, which holds no lung."""
@@ -128,9 +128,10 @@ def _read(bundle: Bundle, runner: Runner, sample: Sample, image: GreyImage, imag
     rules = bundle.manifest.series
     if rules is None:
         return read_image(bundle, runner, image)
+    answer = admit_series(rules, sample.as_series)
+    if not answer.admitted:
+        raise DatasetError(answer.reason)
     files = sample.every_file
-    if len(files) < rules.min_slices:
-        raise DatasetError(f"series of {len(files)} slices, at least {rules.min_slices} are needed")
     return read_series(bundle, runner, len(files), lambda place: images.read(files[place]))
 
 
@@ -212,6 +213,10 @@ class Attention:
         """One label's map over the source image drawn at (rows, columns), in [0, 1]."""
         found: Explanation = explain.explanation("", self.maps[label], self.input.placement)
         return explain.map_to_source(found, rows, columns)
+
+    def peak(self, label: int) -> float:
+        """What 1 stands for in ``drawn``."""
+        return float(self.maps[label].max(initial=0.0))
 
 
 def attend(bundle: Bundle, runner: Runner, image: GreyImage) -> Attention:

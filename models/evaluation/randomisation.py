@@ -15,12 +15,11 @@ from models.contracts import FloatArray
 from models.datasets.pixels import Images
 from models.errors import RuntimeUnavailable
 from models.evaluation.explanations import mean_of, on_input, shown_maps
-from models.evaluation.judging import Judged, image_of
+from models.evaluation.judging import Judged, shown
 from models.evaluation.similarity import rank_correlation, structural_similarity
 from models.networks import network_of
-from models.preprocess import apply
 from models.registry import Bundle
-from models.runner import gradient_forward
+from models.runner import Runner, gradient_forward
 
 DRAWN = (64, 64)
 """Grids of seven cells have no structure to compare; maps are, as people see them: drawn larger."""
@@ -28,7 +27,9 @@ DRAWN = (64, 64)
 _BATCH = 8
 
 
-def weight_randomisation(bundle: Bundle, data: Judged, images: Images, *, most: int, seed: int = 0) -> dict[str, Any]:
+def weight_randomisation(
+    bundle: Bundle, runner: Runner, data: Judged, images: Images, *, most: int, seed: int = 0
+) -> dict[str, Any]:
     """Cascading: layer by layer from the logits down, each takes fresh weights of its own initial distribution and
     keeps them while the next ones follow; after each, the maps are compared with those of the trained network.
 
@@ -37,13 +38,13 @@ def weight_randomisation(bundle: Bundle, data: Judged, images: Images, *, most: 
     passed by any. correlation: Spearman's of the maps' cells; good
     maps fall to about 0. ssim: of the maps drawn on DRAWN, each scaled to its maximum; random maps on the same grid
     have what ``random_map`` says. flat: share of maps without any positive cell, which are like nothing (0) by rank.
+    Of a series the maps are those that a report shows: of the slice that weighs most in the trained network.
     Raises RuntimeUnavailable where TensorFlow is not installed.
     """
     pairs = shown_maps(data, most, seed)
     if not pairs:
         return {}
-    steps = bundle.manifest.preprocessing
-    inputs = np.stack([apply(steps, image_of(data.samples[index], images)).array for index, _ in pairs])
+    inputs = np.stack([shown(bundle, runner, data.samples[index], images)[1].input.array for index, _ in pairs])
     labels = [label for _, label in pairs]
     model, forward, layers = _networks(bundle, seed)
     trained = _maps(forward, inputs, labels)

@@ -98,7 +98,7 @@ class Input(Part):
     """side: rows and columns, pixels. slices: of a series that are read together; 0 for single images.
 
     series: which series the bundle reads (`models.manifest.SeriesRules`); without it those of ``slices`` or more
-    slices, none of them missing. Training takes every series that its data set has, and notes gaps.
+    slices, none of them missing. Training leaves out those that the bundle would refuse, and says why.
     window, normalise, crop: parameters of these steps of :mod:`models.preprocess`; without ``normalise`` or ``crop``
     there is no such step.
     """

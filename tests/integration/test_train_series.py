@@ -98,12 +98,16 @@ def test_it_is_packed_installed_verified_and_activated(bundle_folder: Path, tmp_
 
 def test_series_are_judged_as_they_are_served(config: Path, bundle_folder: Path, tmp_path: Path) -> None:
     table = config.parent / "patients.csv"
+    # Of six slices the first, third, fourth and last are read; the second is not.
+    rows = ["p01-1-021.dcm,covid,10,12,20,24", "p03-1-014.dcm,covid,10,12,20,24"]
+    (tmp_path / "boxes.csv").write_text("\n".join(["image,finding,x,y,width,height", *rows]) + "\n")
     done = CliRunner().invoke(
         evaluate_app,
         [
             str(bundle_folder), "--labels", str(table), "--images", str(config.parent), "--kind", "dicom-folder",
             "--option", f"folder={config.parent}", "--option", "join=patient", "--option", "label_column=covid",
             "--negative", "0", "--rename", "1=covid", "--html", str(tmp_path / "page.html"), "--json",
+            "--boxes", str(tmp_path / "boxes.csv"), "--explain", "1",
         ],
     )  # fmt: skip
     assert done.exit_code == 0, (done.output, done.exception)
@@ -112,6 +116,13 @@ def test_series_are_judged_as_they_are_served(config: Path, bundle_folder: Path,
     (source,) = found["sources"].values()
     assert source["labels"]["covid"]["auroc"]["value"] > 0.9
     assert "<html" in (tmp_path / "page.html").read_text()
+    maps = found["explanations"]
+    located = maps["localisation"]
+    assert (located["pairs"], located["on_slices_not_read"], located["unreadable"]) == (1, 1, 0)
+    # One quarter of one of four slices.
+    assert located["all"]["pointing_game"]["box_area"]["value"] == pytest.approx(1 / 16, abs=0.01)
+    assert maps["deletion_and_insertion"]["images"] == maps["weight_randomisation"]["images"] == 1
+    assert maps["weight_randomisation"]["layers"][0]["layer"] == "logits"
 
 
 def test_analyze_reads_each_series_of_a_folder(config: Path, bundle_folder: Path, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import pytest
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
+from models.contracts import SeriesFacts
 from models.datasets import KINDS, Box, SampleSet, read
 from models.errors import DatasetError
 
@@ -250,7 +251,9 @@ def test_csv_cells_with_several_labels(tmp_path: Path) -> None:
     assert any("patient of its own" in what for what in notes(found))
 
 
-def dicom(path: Path, modality: str, patient: str, series: str = "", z: float | None = None, number: int = 1) -> str:
+def dicom(
+    path: Path, modality: str, patient: str, series: str = "", z: float | None = None, number: int = 1, **more: Any
+) -> str:
     """A file of headers only; returns its SOP Instance UID."""
     data = Dataset()
     data.SOPClassUID, data.SOPInstanceUID = "1.2.840.10008.5.1.4.1.1.7", generate_uid()
@@ -259,6 +262,8 @@ def dicom(path: Path, modality: str, patient: str, series: str = "", z: float | 
     data.Manufacturer, data.Rows, data.Columns, data.InstanceNumber = "Maker", 16, 16, number
     if z is not None:
         data.ImagePositionPatient, data.ImageOrientationPatient = [0, 0, z], [1, 0, 0, 0, 1, 0]
+    for keyword, value in more.items():
+        setattr(data, keyword, value)
     data.file_meta = FileMetaDataset()
     data.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -328,6 +333,21 @@ def test_dicom_copies_and_gaps_are_counted(tmp_path: Path) -> None:
     assert [problem.left_out for problem in found.problems] == [True, False]
     assert notes(found) == {"series have gaps between their slices": 1}
     assert len(found.samples[0].files) == 4
+
+
+def test_dicom_slices_that_a_node_leaves_out_are_left_aside_here_too(tmp_path: Path) -> None:
+    for index in range(4):
+        dicom(tmp_path / f"{index}.dcm", "CT", "P", "1.2.9", 5.0 * index, index)
+    dicom(tmp_path / "again.dcm", "CT", "P", "1.2.9", 5.0, 9)
+    dicom(tmp_path / "wide.dcm", "CT", "P", "1.2.9", 20.0, 10, Columns=32)
+    dicom(tmp_path / "tilted.dcm", "CT", "P", "1.2.9", 20.0, 11, ImageOrientationPatient=[1, 0, 0, 0, 0, -1])
+    dicom(tmp_path / "flat.dcm", "CT", "P", "1.2.10", 0.0, 1, ImageOrientationPatient=[1, 0, 0, 1, 0, 0])
+    found = read("dicom-folder", {"folder": tmp_path, "max_bad_fraction": 0.5})
+    (series,) = found.samples
+    assert series.files == ("0.dcm", "1.dcm", "2.dcm", "3.dcm")
+    assert series.series == SeriesFacts(slices=4, missing=0, by_position=True, spacing_mm=5.0)
+    assert [(problem.where, problem.left_out) for problem in found.problems] == [("'flat.dcm'", True), ("'0.dcm'", False)]
+    assert list(notes(found).values()) == [3]
 
 
 def test_an_unknown_kind_or_option_lists_the_known() -> None:

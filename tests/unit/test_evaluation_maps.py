@@ -9,7 +9,7 @@ import pytest
 from scipy.stats import spearmanr
 
 from models.contracts import ModelInput, Placement
-from models.datasets.samples import Sample, SampleSet
+from models.datasets.samples import Box, Sample, SampleSet
 from models.errors import DatasetError
 from models.evaluation.boxes import with_boxes
 from models.evaluation.explanations import agreement, blur, drawn_shape, mask_of, mean_with_interval
@@ -21,7 +21,7 @@ from models.preprocess import grey_from_uint8
 
 
 def test_boxes_are_drawn_where_they_lie() -> None:
-    mask = mask_of([(512, 256, 256, 128)], (1024, 1024))
+    mask = mask_of([Box("x", 512, 256, 256, 128)], (1024, 1024))
     assert mask.shape == (256, 256)
     rows, columns = np.nonzero(mask)
     assert (rows.min(), rows.max(), columns.min(), columns.max()) == (64, 95, 128, 191)
@@ -29,7 +29,8 @@ def test_boxes_are_drawn_where_they_lie() -> None:
 
 def test_boxes_of_a_larger_original_are_scaled() -> None:
     np.testing.assert_array_equal(
-        mask_of([(512, 256, 256, 128)], (512, 512), boxes_side=1024), mask_of([(512, 256, 256, 128)], (1024, 1024))
+        mask_of([Box("x", 512, 256, 256, 128)], (512, 512), boxes_side=1024),
+        mask_of([Box("x", 512, 256, 256, 128)], (1024, 1024)),
     )
 
 
@@ -137,6 +138,19 @@ def test_boxes_find_their_image_with_or_without_folder_and_suffix(tmp_path: Path
     assert [(box.label, box.x, box.height) for box in a.boxes] == [("Mass", 1, 4)]
     assert [box.width for box in b.boxes] == [7]
     assert c.boxes == ()
+
+
+def test_boxes_of_a_series_keep_their_slice(tmp_path: Path) -> None:
+    table = tmp_path / "boxes.csv"
+    table.write_text("Image Index,Finding Label,x,y,w,h\n1/b.dcm,Mass,1,2,3,4\nc,Mass,5,6,7,8\n")
+    series = Sample("1/a.dcm", "p", "s", {"x": 1.0}, files=("1/a.dcm", "1/b.dcm", "1/c.dcm"))
+    other = Sample("2/b.dcm", "q", "s", {"x": 1.0}, files=("2/b.dcm", "2/d.dcm"))
+    first, second = with_boxes([series, other], table)
+    assert [(box.file, box.x) for box in first.boxes] == [("1/b.dcm", 1), ("1/c.dcm", 5)]
+    assert second.boxes == ()
+    table.write_text("Image Index,Finding Label,x,y,w,h\nb.dcm,Mass,1,2,3,4\n")
+    with pytest.raises(DatasetError, match=r"2 images are called 'b\.dcm'; name their folders"):
+        with_boxes([series, other], table)
 
 
 @pytest.mark.parametrize(

@@ -8,16 +8,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from pydicom import dcmread
 
-from models.errors import ManifestError
+from models.errors import DatasetError, ManifestError
 from models.explain import closed_form_maps, slice_map
 from models.manifest import parse_manifest
 from models.series import evenly
 from tests.support.bundles import hollow_bundle
 from tests.support.plans import written
+from tests.support.series import draw_series, plan_change
 from tests.support.shared import shared_data
 
 pytestmark = pytest.mark.tensorflow
+
+COVID = {"key": "covid", "display": "COVID-19", "code": {"value": "1", "scheme": "99TEST", "meaning": "COVID-19"}}
 
 
 def test_attention_adds_up_and_the_maps_add_up_to_the_logits() -> None:
@@ -87,6 +91,22 @@ def test_a_manifest_of_series_is_whole_or_refused(tmp_path: Path) -> None:
     refused("gap_dense")
     document["architecture"] = document["architecture"] | {"head": "gap_dense", "slices": None, "pooling": None}
     refused("series belongs to an architecture with slices")
+
+
+def test_series_that_the_bundle_would_refuse_do_not_teach_it(tmp_path: Path) -> None:
+    from models.training.data import read_data  # noqa: PLC0415
+    from models.training.plan import Folders, read_plan  # noqa: PLC0415
+
+    draw_series(tmp_path, patients=3)
+    removed = sorted(tmp_path.glob("p01-*.dcm"), key=lambda path: int(dcmread(path).InstanceNumber))[3]
+    removed.unlink()
+    plan, _ = read_plan(written(tmp_path, plan_change() | {"bundle": {"labels": [COVID]}}))
+    found = read_data(plan, Folders(tmp_path, tmp_path))
+    assert [sample.file[:3] for sample in found.samples] == ["p00", "p02"]
+    assert [p.what for p in found.problems if p.left_out] == ["about 1 of 6 slices are missing"]
+    strict = plan_change(7) | {"bundle": {"labels": [COVID]}}
+    with pytest.raises(DatasetError, match="none of the 3 series; first: series of 6 slices, at least 7 are needed"):
+        read_data(read_plan(written(tmp_path, strict))[0], Folders(tmp_path, tmp_path))
 
 
 def test_slices_of_a_file_list_become_the_channels_of_one_plane(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
+from models.contracts import SeriesFacts
 from models.datasets import options, values
 from models.datasets.loaders.classes import NO_TARGETS, Classed, age_of, draft_of
 from models.datasets.loaders.dicom_headers import Header, headers, pseudonym
@@ -32,6 +33,9 @@ JOIN_COLUMNS: Mapping[Join, str] = {
     "file": "file",
 }
 VOLUMES = ("CT", "MR", "PT")
+Group = tuple[Sequence[Header], SeriesFacts | None]
+"""The headers of one sample; facts of a series alone."""
+
 NO_IMAGES = ("SR", "PR", "KO", "SEG", "REG", "RTSTRUCT", "RTPLAN", "RTDOSE", "DOC", "AU", "ECG", "HD")
 
 
@@ -83,20 +87,20 @@ def load(options: Options) -> Draft:
     if not groups:
         raise DatasetError(f"{name} has no DICOM images of the modalities asked for")
     labels = _read_labels(options, problems) if options.file is not None else None
-    found = [(_sample(group, options, problems), group[0]) for group in groups]
+    found = [(_sample(group, facts, options, problems), group[0]) for group, facts in groups]
     if labels is None:
         draft = Draft(name, (), False, [sample for sample, _ in found], problems, len(found))
     elif options.label_columns:
         draft = _with_columns(found, labels, options, problems)
     else:
         draft = _with_classes(found, labels, options, problems)
-    draft.seen = sum(map(len, groups)) + len(problems.left_out)
+    draft.seen = sum(len(group) for group, _ in groups) + len(problems.left_out)
     return draft
 
 
-def _groups(options: Options, problems: Problems) -> list[Sequence[Header]]:
+def _groups(options: Options, problems: Problems) -> list[Group]:
     """A radiograph alone, the slices of a series together, each in its order."""
-    single: list[Sequence[Header]] = []
+    single: list[Group] = []
     series: dict[tuple[str, str], list[Header]] = defaultdict(list)
     seen: set[str] = set()
     for header in headers(options.folder, problems):
@@ -118,11 +122,11 @@ def _groups(options: Options, problems: Problems) -> list[Sequence[Header]]:
             if header.modality in VOLUMES:
                 series[header.study, header.series].append(header)
             else:
-                single.append((header,))
-    return single + [ordered(slices, problems) for slices in series.values()]
+                single.append(((header,), None))
+    return single + [group for slices in series.values() if (group := ordered(slices, problems))[0]]
 
 
-def _sample(group: Sequence[Header], options: Options, problems: Problems) -> Sample:
+def _sample(group: Sequence[Header], facts: SeriesFacts | None, options: Options, problems: Problems) -> Sample:
     first = group[0]
     where = shown(first.file)
     if not first.patient:
@@ -132,7 +136,8 @@ def _sample(group: Sequence[Header], options: Options, problems: Problems) -> Sa
         patient=pseudonym(first.patient or f"study {first.study}", options.salt),
         source=options.source or options.folder.name,
         targets=NO_TARGETS,
-        files=tuple(header.file for header in group) if first.modality in VOLUMES else (),
+        files=() if facts is None else tuple(header.file for header in group),
+        series=facts,
         view=first.view,
         sex=values.sex(first.sex),
         age_years=age_of(first.age, where, problems),

@@ -35,8 +35,10 @@ _TAGS = [
     "InstanceNumber",
     "ImagePositionPatient",
     "ImageOrientationPatient",
+    "PixelSpacing",
     "NumberOfFrames",
     "Rows",
+    "Columns",
 ]
 # Everything pydicom is known to raise on files that are damaged in other ways than it looks for.
 _DAMAGE = (
@@ -60,6 +62,7 @@ class Header:
     """Of one file. Texts are "" and numbers None where the file has none.
 
     position, orientation: three and six numbers of PS3.3 C.7.6.2.1.1, in mm and direction cosines; () if not usable.
+    spacing: mm from row to row and from column to column; () if not usable.
     """
 
     file: str
@@ -76,6 +79,9 @@ class Header:
     number: int | None
     position: tuple[float, ...]
     orientation: tuple[float, ...]
+    spacing: tuple[float, ...]
+    rows: int
+    columns: int
     frames: int
     has_pixels: bool
 
@@ -129,6 +135,9 @@ def _header(path: Path, file: str) -> Header:
             number=_number(found, "InstanceNumber"),
             position=_numbers(found, "ImagePositionPatient", 3),
             orientation=_numbers(found, "ImageOrientationPatient", 6),
+            spacing=_numbers(found, "PixelSpacing", 2),
+            rows=_number(found, "Rows") or 0,
+            columns=_number(found, "Columns") or 0,
             frames=_number(found, "NumberOfFrames") or 1,
             has_pixels="Rows" in found,
         )

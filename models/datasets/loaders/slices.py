@@ -1,44 +1,64 @@
-"""The slices of a CT or MR series in anatomical order, by position and not by the order they were numbered in."""
+"""The slices of a CT or MR series in anatomical order, as a node orders them, and what a node would think of them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-import numpy as np
-
+from models.contracts import SeriesFacts
 from models.datasets.loaders.dicom_headers import Header
 from models.datasets.paths import shown
 from models.datasets.samples import Problems
-
-WIDEST_GAP = 1.5
-"""Times the median distance of neighbours; more means that slices are missing."""
-
-_PARALLEL = 1e-2
+from models.errors import SliceOrderError
+from models.slices import Vector, order_slices
 
 
-def ordered(slices: Sequence[Header], problems: Problems) -> list[Header]:
-    """Along the normal of the first slice (PS3.3 C.7.6.2.1.1); by instance number where a position is missing.
+@dataclass(frozen=True)
+class _Place:
+    """A header as `models.slices` takes it."""
 
-    Gaps, slices at one place, and planes that are not parallel are noted.
+    rows: int
+    columns: int
+    position: Vector | None
+    orientation: tuple[Vector, Vector] | None
+    instance_number: int | None
+    frame: int = 0
+
+
+def ordered(slices: Sequence[Header], problems: Problems) -> tuple[list[Header], SeriesFacts | None]:
+    """Along their normal, without what a node leaves out, and the facts that its rules look at.
+
+    Slices left aside, gaps and missing positions are noted. A series without any order is left out: no slice, no facts.
     """
     by_number = sorted(slices, key=lambda one: (one.number is None, one.number or 0, one.file))
     where = shown(by_number[0].file)
-    if len(slices) < 2:
-        return by_number
-    if not all(one.position and one.orientation for one in slices):
+    try:
+        order = order_slices([_place(one) for one in by_number])
+    except SliceOrderError as error:
+        for one in by_number:
+            problems.leave_out(shown(one.file), f"the slices of its series make no volume: {error}")
+        return [], None
+    if aside := len(by_number) - len(order.indices):
+        problems.note(
+            where, "slices of another size or orientation, or at the place of another one, were left aside", aside
+        )
+    if not order.by_position and len(order.indices) > 1:
         problems.note(where, "series whose slices have no position were ordered by instance number")
-        return by_number
-    orientation = np.array([one.orientation for one in by_number])
-    if np.abs(orientation - orientation[0]).max() > _PARALLEL:
-        problems.note(where, "series whose slices are not parallel were ordered by instance number")
-        return by_number
-    normal = np.cross(orientation[0, :3], orientation[0, 3:])
-    along = np.array([one.position for one in by_number]) @ normal
-    order = np.argsort(along, kind="stable")
-    gaps = np.diff(along[order])
-    median = float(np.median(gaps))
-    if median <= 0 or float(gaps.min()) < _PARALLEL * median:
-        problems.note(where, "series have several slices at one place")
-    elif float(gaps.max()) > WIDEST_GAP * median:
+    if order.missing:
         problems.note(where, "series have gaps between their slices")
-    return [by_number[index] for index in order]
+    return [by_number[index] for index in order.indices], order.facts
+
+
+def _place(header: Header) -> _Place:
+    return _Place(
+        header.rows,
+        header.columns,
+        _vector(header.position) if header.position else None,
+        (_vector(header.orientation[:3]), _vector(header.orientation[3:])) if header.orientation else None,
+        header.number,
+    )
+
+
+def _vector(numbers: Sequence[float]) -> Vector:
+    x, y, z = numbers
+    return x, y, z
