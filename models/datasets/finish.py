@@ -31,7 +31,9 @@ def finish(draft: Draft, options: Options) -> SampleSet:
     """From what a loader read to the set as asked for. Raises DatasetError as :func:`models.datasets.read` says."""
     draft.samples = _without_repeats(draft)
     if options.images is not None:
-        draft.samples = _present(draft, options.images)
+        draft.samples = _present(draft, options.images, part_of_set=options.part_of_set)
+        # Two names of the table may have led to one image.
+        draft.samples = _without_repeats(draft)
     limit(draft.problems, draft.seen, options.max_bad_fraction, draft.name)
     _rename(draft, options.rename)
     _drop(draft, options.drop)
@@ -89,12 +91,14 @@ def _agree(first: Sample, second: Sample) -> bool:
     )
 
 
-def _present(draft: Draft, folder: Path) -> list[Sample]:
+def _present(draft: Draft, folder: Path, *, part_of_set: bool) -> list[Sample]:
     """The samples whose images are there, at the path given or where :class:`Located` finds them."""
     there, kept = Located(folder), []
     for sample in draft.samples:
         moved, missing = there.moved(sample, draft.problems)
-        if missing:
+        if missing and part_of_set:
+            draft.problems.note(shown(missing[0]), "images of the table are not in this part of the set")
+        elif missing:
             draft.problems.leave_out(shown(missing[0]), "is missing from the images' folder")
         else:
             kept.append(moved)

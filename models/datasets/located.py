@@ -11,6 +11,7 @@ from pathlib import Path
 from models.datasets.samples import Problems, Sample
 from models.errors import DatasetError
 
+PICTURES = ("png", "jpg", "jpeg", "tif", "tiff")
 ELSEWHERE = "images lie under another path than the table says, and were found by the rest of it"
 
 
@@ -31,17 +32,24 @@ class Located:
         """The path of an image below the folder; None where it is missing, or could be several.
 
         As it stands; in another case; without some of its leading folders (a table written beside the images' folder,
-        or above it); and a bare name further down, as in sets that come in several folders which no table names.
+        or above it); a bare name further down, as in sets that come in several folders which no table names; and all
+        that for a picture that was turned into another format.
         """
         file, hash_, inside = name.partition("#")
         if file in self._there:
             return name
+        stem, _, suffix = file.rpartition(".")
+        others = [f"{stem}.{other}" for other in PICTURES] if suffix.casefold() in PICTURES else []
+        found = next((path for one in (file, *others) if (path := self._elsewhere(one)) is not None), None)
+        return None if found is None else found + hash_ + inside
+
+    def _elsewhere(self, file: str) -> str | None:
         parts = file.casefold().split("/")
         tails = ("/".join(parts[start:]) for start in range(len(parts)))
         found = next((self._any_case[tail] for tail in tails if tail in self._any_case), None)
         if found is None and len(parts) == 1:
             found = self._by_name.get(parts[0])
-        return None if found is None else found + hash_ + inside
+        return found
 
     def moved(self, sample: Sample, problems: Problems) -> tuple[Sample, list[str]]:
         """The sample under the paths that are there, and what is missing (the sample is then as it was)."""

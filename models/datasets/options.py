@@ -17,6 +17,8 @@ class Options(BaseModel):
     name: of the set, for reports; "" takes the kind's own.
     source: overrides the source of every sample where the kind has none of its own.
     images: the images' folder; given, every image is looked for, and a missing one is a problem.
+    part_of_set: the folder is known to hold only some of the table's images, as for a try; those that are not there are
+        counted and left aside, and are no problem.
     rename: the data set's label to another key; several to one key merge them (any positive is positive).
     drop: labels, after renaming, whose positive samples are left aside altogether.
     labels: which labels, in this order; empty takes all. In an exclusive set the classes not named must be dropped or
@@ -31,6 +33,7 @@ class Options(BaseModel):
     name: str = ""
     source: str = ""
     images: Path | None = None
+    part_of_set: bool = False
     rename: Mapping[str, str] = Field(default_factory=dict)
     drop: tuple[str, ...] = ()
     labels: tuple[str, ...] = ()

@@ -84,8 +84,11 @@ def command(
     """All figures per source and label, with 95 % intervals over patients. Images whose labels the model has no word
     for are counted and skipped; unreadable files are listed."""
     try:
-        samples = _samples(labels, kind or _kind_of(labels), _pairs(option), boxes, images)
-        chosen = choose_part(samples, None if split_file is None else read_parts(split_file), part)
+        if not labels.exists():
+            raise DatasetError(f"there is no label file {labels}")
+        there = Located(images)
+        samples = _samples(labels, kind or _kind_of(labels), _pairs(option), boxes, there)
+        chosen = choose_part(samples, None if split_file is None else _parts(split_file, there), part)
         request = Request(
             Rules(resamples=resamples, prevalences=_shares(prevalence)),
             negative=tuple(negative or NEGATIVE_NAMES),
@@ -123,15 +126,18 @@ def _kind_of(labels: Path) -> str:
     return "medmnist" if labels.suffix == ".npz" else "labels-csv"
 
 
-def _samples(labels: Path, kind: str, options: dict[str, str], boxes: Path | None, folder: Path) -> SampleSet:
-    if not labels.exists():
-        raise DatasetError(f"there is no label file {labels}")
+def _samples(labels: Path, kind: str, options: dict[str, str], boxes: Path | None, there: Located) -> SampleSet:
     # However many rows cannot be used: they are counted, and the others are judged.
     found = read(kind, {"file": labels, "max_bad_fraction": 1, **options})
-    there, problems = Located(folder), Problems()
+    problems = Problems()
     samples = tuple(there.moved(sample, problems)[0] for sample in found.samples)
     found = replace(found, samples=samples, problems=(*found.problems, *problems.all()))
     return found if boxes is None else replace(found, samples=tuple(with_boxes(found.samples, boxes)))
+
+
+def _parts(split_file: Path, there: Located) -> dict[str, str]:
+    """By the paths that are there, as the samples are: a split may name images as the table does, or as a run did."""
+    return {there.find(file) or file: part for file, part in read_parts(split_file).items()}
 
 
 def _pairs(given: list[str] | None) -> dict[str, str]:

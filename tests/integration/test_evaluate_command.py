@@ -165,6 +165,9 @@ def test_only_the_part_of_the_split_is_judged(root: Path) -> None:
         "file,split\na_normal_0.png,test\na_Pneumonia_0.png,test\na_Pneumonia_1.png,train\n"
     )
     assert document_of(evaluated(root, "--json", "--split-file", str(root / "split.csv")))["images"] == 2
+    # Named as a table of another machine names them.
+    (root / "split.csv").write_text("file,split\ndata/a_normal_0.PNG,test\na_Pneumonia_0.jpg,test\n")
+    assert document_of(evaluated(root, "--json", "--split-file", str(root / "split.csv")))["images"] == 2
 
 
 def test_maps_are_tested_beside_what_chance_would_score(root: Path) -> None:

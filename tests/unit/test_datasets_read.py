@@ -159,6 +159,8 @@ def test_missing_images_are_counted_up_to_the_limit(tmp_path: Path) -> None:
         ("./data/kermany/a.png", "kermany/a.png"),
         ("data\\kermany\\A.png", "kermany/a.png"),
         ("a.png", "kermany/a.png"),
+        ("kermany/a.jpg", "kermany/a.png"),
+        ("A.TIF", "kermany/a.jpeg"),
     ],
 )
 def test_images_are_found_under_the_names_of_another_machine(tmp_path: Path, written: str, lies: str) -> None:
@@ -167,6 +169,24 @@ def test_images_are_found_under_the_names_of_another_machine(tmp_path: Path, wri
     found = labels_csv(tmp_path, f"{written},s,1,sick\n", images=tmp_path)
     assert [sample.file for sample in found.samples] == [lies]
     assert any("another path" in problem.what for problem in found.problems)
+
+
+def test_two_names_of_one_image_are_one_row_or_a_contradiction(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_text("")
+    again = "a.png,s,1,sick\na.jpg,s,1,sick\n"
+    found = labels_csv(tmp_path, again, images=tmp_path, max_bad_fraction=0.5)
+    assert [sample.file for sample in found.samples] == ["a.png"]
+    with pytest.raises(DatasetError, match="occurs twice with different labels"):
+        labels_csv(tmp_path, "a.png,s,1,sick\na.jpg,s,1,well\n", images=tmp_path, max_bad_fraction=0.5)
+
+
+def test_of_a_part_of_a_set_the_rest_is_counted_and_no_problem(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_text("")
+    found = labels_csv(tmp_path, TWO, images=tmp_path, part_of_set=True)
+    assert [sample.file for sample in found.samples] == ["a.png"]
+    assert [(p.what, p.count) for p in found.problems if not p.left_out][:1] == [
+        ("images of the table are not in this part of the set", 1)
+    ]
 
 
 def test_an_image_that_could_be_either_of_two_is_missing(tmp_path: Path) -> None:
