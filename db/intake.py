@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 from db import audit
 from db.domain import Intake, NewInstance, NewRefusal
 from db.errors import StudyGoing
-from db.retention import aside_bytes
+from db.retention import aside_bytes, is_going
 from db.states import InstanceState, RefusalKind, StudyState
 from db.tables import Delivery, Instance, Refusal, Result, Series, Study
 from db.transitions import affected, insert_or_ignore
@@ -113,11 +113,13 @@ def record_instances(
     return outcomes
 
 
-def record_refusal(session: Session, kind: RefusalKind, new: NewRefusal) -> str:
+def record_refusal(session: Session, kind: RefusalKind, new: NewRefusal) -> None:
     """Note what was not taken. The same one again counts up instead of adding a row.
 
-    Returns the path that the record has for it: an earlier one where the same bytes lie here already.
+    Raises StudyGoing where an earlier file of the same name is being deleted: the new one would go with it.
     """
+    if new.path and is_going(session, new.path):
+        raise StudyGoing("an object like it is being deleted; send it again in a minute")
     same = (
         Refusal.kind == kind,
         Refusal.sop_instance_uid == new.sop_instance_uid,
@@ -128,9 +130,13 @@ def record_refusal(session: Session, kind: RefusalKind, new: NewRefusal) -> str:
     )
     again = update(Refusal).where(*same).values(occurrences=Refusal.occurrences + 1, at=utcnow())
     if affected(session, again):
-        here = {"path": new.path, "size_bytes": new.size_bytes}
-        affected(session, update(Refusal).where(*same, Refusal.path == "").values(**here))
-        return session.scalar(select(Refusal.path).where(*same).limit(1)) or ""
+        if new.path:
+            here = {"path": new.path, "size_bytes": new.size_bytes}
+            affected(session, update(Refusal).where(*same, Refusal.path == "").values(**here))
+            # The update has waited for a deletion that began meanwhile.
+            if is_going(session, new.path):
+                raise StudyGoing("an object like it is being deleted; send it again in a minute")
+        return
     session.add(
         Refusal(
             kind=kind,
@@ -158,7 +164,6 @@ def record_refusal(session: Session, kind: RefusalKind, new: NewRefusal) -> str:
         study=new.study_instance_uid,
         address=new.peer_address,
     )
-    return new.path
 
 
 def _storable(new: NewInstance, *, own_result: bool) -> NewInstance:

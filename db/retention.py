@@ -141,6 +141,11 @@ def is_named(session: Session, path: str, sop_instance_uid: str) -> bool:
     ]
     if any(session.scalar(query.limit(1)) is not None for query in here):
         return True
+    return is_going(session, path)
+
+
+def is_going(session: Session, path: str) -> bool:
+    """Is a deletion of that file under way?"""
     going = session.scalars(select(Deletion.paths).where(Deletion.state == DeletionState.BEGUN))
     return any(path in paths for paths in going)
 

@@ -6,13 +6,12 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
-from uuid import uuid4
 
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
 from db.domain import Intake, NewInstance, NewRefusal
-from db.errors import RefusedError, RetriableError, StorageFull
+from db.errors import RefusedError, RetriableError, StorageFull, StudyGoing
 from db.intake import record_refusal
 from db.retention import aside_bytes
 from db.session import Record
@@ -170,8 +169,7 @@ class Receiver:
         if lies + new.size_bytes > self.settings.retention.aside_max_bytes:
             storage.remove([stored])
             raise StorageFull(_NO_ROOM)
-        # A name of its own: an earlier file of the same bytes may be on its way out.
-        aside = storage.quarantine(self.settings.data_dir, stored, f"{arrival.sop_instance_uid}:{uuid4().hex}")
+        aside = storage.quarantine(self.settings.data_dir, stored, f"{arrival.sop_instance_uid}:{new.sha256}")
         reason = "another object with this SOP Instance UID is stored already; this one is kept aside"
         conflict = replace(
             _refusal(arrival, Status.SUCCESS, reason),
@@ -180,14 +178,15 @@ class Receiver:
             sha256=new.sha256,
             size_bytes=new.size_bytes,
         )
-        if self._note(RefusalKind.CONFLICT, conflict) != conflict.path:
-            storage.remove([self.settings.data_dir / aside])
+        self._note(RefusalKind.CONFLICT, conflict)
         log.warning("instance_conflict", sop_instance_uid=arrival.sop_instance_uid, calling_ae=arrival.calling_ae)
 
-    def _note(self, kind: RefusalKind, refusal: NewRefusal) -> str:
+    def _note(self, kind: RefusalKind, refusal: NewRefusal) -> None:
         try:
             with self.record.write() as session:
-                return record_refusal(session, kind, refusal)
+                record_refusal(session, kind, refusal)
+                if refusal.path and not (self.settings.data_dir / refusal.path).is_file():
+                    raise StudyGoing("an object like it was just deleted; send it again")
         except SQLAlchemyError as error:
             raise not_recorded(error) from error
 

@@ -12,7 +12,7 @@ from sqlalchemy import select
 from db import aside, audit, deletions, deliveries, intake, jobs, leftovers, listing, retention
 from db.audit import Wanted
 from db.domain import Intake, NewRefusal
-from db.errors import ConflictError
+from db.errors import ConflictError, StudyGoing
 from db.rerun import rerun
 from db.session import Record
 from db.states import DeliveryState, InstanceState, JobState, RefusalKind, StudyState
@@ -338,7 +338,7 @@ def test_a_deletion_is_taken_over_from_the_dead_and_never_from_the_living(record
     assert eventually("somebody tries again", lambda: take("other"), timeout_s=10) == first
 
 
-def aside_object(record: Record, digest: str, path: str, size: int = 700) -> str:
+def aside_object(record: Record, digest: str, path: str, size: int = 700) -> None:
     refusal = NewRefusal(
         sop_instance_uid=f"{STUDY}.1.1",
         sop_class_uid=records.CR,
@@ -352,13 +352,12 @@ def aside_object(record: Record, digest: str, path: str, size: int = 700) -> str
         size_bytes=size,
     )
     with record.write() as session:
-        return intake.record_refusal(session, RefusalKind.CONFLICT, refusal)
+        intake.record_refusal(session, RefusalKind.CONFLICT, refusal)
 
 
 def test_what_was_set_aside_goes_and_may_come_again(record: Record) -> None:
-    assert aside_object(record, "a", "quarantine/1.dcm") == "quarantine/1.dcm"
-    # The same bytes lie here: their first place is kept.
-    assert aside_object(record, "a", "quarantine/2.dcm") == "quarantine/1.dcm"
+    aside_object(record, "a", "quarantine/1.dcm")
+    aside_object(record, "a", "quarantine/1.dcm")
     with record.read() as session:
         assert retention.aside_bytes(session) == 700
         assert retention.due_aside(session, utcnow() - LATER, limit=5) == []
@@ -366,13 +365,19 @@ def test_what_was_set_aside_goes_and_may_come_again(record: Record) -> None:
     with record.write() as session:
         assert deletions.begin_aside(session, refusal_id, actor="retention", reason="old")
         assert not deletions.begin_aside(session, refusal_id, actor="retention", reason="old")
+        assert retention.is_going(session, "quarantine/1.dcm")
+    with pytest.raises(StudyGoing):
+        aside_object(record, "a", "quarantine/1.dcm")
     assert end(record).paths == ("quarantine/1.dcm",)
     with record.read() as session:
         assert retention.aside_bytes(session) == 0
         told = audit.latest(session, Wanted(events=("instances_deleted",)))
     assert told is not None
     assert (told.subject, told.detail["what"]) == (ONE, "aside")
-    assert aside_object(record, "a", "quarantine/3.dcm") == "quarantine/3.dcm"
+    aside_object(record, "a", "quarantine/1.dcm")
+    with record.read() as session:
+        assert session.scalars(select(Refusal.path)).one() == "quarantine/1.dcm"
+        assert session.scalars(select(Refusal.occurrences)).one() == 3
 
 
 def test_quarantine_takes_so_much_and_no_more(record: Record) -> None:
