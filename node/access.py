@@ -53,17 +53,17 @@ def judge(settings: Settings, *, called_ae: str, calling_ae: str, address: str, 
 
 
 def _calls_from(networks: tuple[str, ...], host: str, address: str, resolve: Resolve) -> bool:
-    caller = _plain(address)
+    caller = plain_address(address)
     if caller is None:
         return False
     if networks:
         return any(caller in ipaddress.ip_network(network, strict=False) for network in networks)
-    named = _plain(host)
-    allowed = [named] if named is not None else [_plain(a) for a in resolve(host)]
+    named = plain_address(host)
+    allowed = [named] if named is not None else [plain_address(a) for a in resolve(host)]
     return caller in allowed
 
 
-def _plain(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+def plain_address(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     """The address; an IPv4 one that came through an IPv6 socket as IPv4. None for a host name."""
     try:
         parsed = ipaddress.ip_address(address.partition("%")[0])

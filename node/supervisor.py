@@ -30,7 +30,7 @@ from node.settings import Settings
 log = structlog.get_logger(__name__)
 
 # Workers get the time to finish what they hold.
-STOP_GRACE_S = {"listener": 10.0, "worker": 30.0, "keeper": 10.0, "web": 5.0}
+STOP_GRACE_S = {"listener": 10.0, "hl7": 10.0, "worker": 30.0, "keeper": 10.0, "web": 5.0}
 
 
 def serve(settings: Settings, config_file: Path | None) -> None:
@@ -54,7 +54,7 @@ def serve(settings: Settings, config_file: Path | None) -> None:
 
 def command(name: str, config_file: Path | None) -> list[str]:
     """The argv of another command of this installation."""
-    argv = [sys.executable, "-m", "node.cli.main", name]
+    argv = [sys.executable, "-m", "node.cli.main", *name.split()]
     return [*argv, "--config", str(config_file)] if config_file else argv
 
 
@@ -63,6 +63,8 @@ def _children(settings: Settings, config_file: Path | None) -> list[Child]:
     children = [listener]
     for name in ("keeper", "web"):
         children.append(Child(name, command(name, config_file), reports_ready=True, after=listener))
+    if settings.hl7.listener.enabled:
+        children.append(Child("hl7", command("hl7 listen", config_file), reports_ready=True, after=listener))
     if settings.embedded_broker:
         # With a broker of its own the node is alone on this machine; a hospital starts `radnode worker` where its GPUs
         # are.

@@ -67,6 +67,7 @@ SUMMARIES = {
     "echo": "C-ECHO a peer.",
     "evaluate": "Measure a model on labelled images.",
     "federate": "Train together with other hospitals.",
+    "hl7": "Messages of HL7 v2: take them, and list what was sent and taken.",
     "instances": "List every image received and what became of it.",
     "jobs": "List the work: one model on one set of images.",
     "keys": "Keys by which programs use the web side.",

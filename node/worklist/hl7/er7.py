@@ -29,10 +29,25 @@ _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\ufeff\ufffe\
 _SEGMENT_NAME = re.compile("[A-Z][A-Z0-9]{2}")
 _HEX = re.compile("(?:[0-9A-Fa-f]{2})+")
 _MOST_SEGMENTS = 2000
+_LONGEST_HEAD = 8192
 
 
-class MalformedMessage(RefusedError):
+class UnusableMessage(RefusedError):
+    """A message that is not taken as it is. `code`: of table 0357, for the answer."""
+
+    code = ("101", "Required field missing")
+
+
+class MalformedMessage(UnusableMessage):
     """What came in is no HL7 v2 message that could be read."""
+
+    code = ("102", "Data type error")
+
+
+class UnsupportedMessage(UnusableMessage):
+    """A message of a kind that this node does not take."""
+
+    code = ("200", "Unsupported message type")
 
 
 def clean(text: str) -> str:
@@ -167,17 +182,22 @@ def read(data: bytes, assumed: str) -> Message:
 
     Raises MalformedMessage; its text quotes nothing of the message.
     """
-    head = data[:8192].decode("latin-1").lstrip("\r\n").split("\r", 1)[0].split("\n", 1)[0]
-    delimiters = _delimiters(head)
-    declared = Segment("MSH", ("", *head[4:].split(delimiters.field)), delimiters).get(18)
+    msh = read_head(data)
+    delimiters = msh.delimiters
     try:
-        text = data.decode(codec_of(declared or assumed))
+        text = data.decode(codec_of(msh.get(18) or assumed))
     except UnicodeDecodeError as error:
         raise MalformedMessage("the message is not in the character set of its MSH-18") from error
     lines = [line for line in re.split("[\r\n]+", text.strip("\r\n")) if line]
     if len(lines) > _MOST_SEGMENTS:
         raise MalformedMessage(f"the message has more than {_MOST_SEGMENTS} segments")
     return Message(tuple(_segment(line, delimiters) for line in lines))
+
+
+def read_head(data: bytes) -> Segment:
+    """MSH alone, as if it were in Latin-1: enough to answer a message that cannot be read. Raises MalformedMessage."""
+    head = data[:_LONGEST_HEAD].decode("latin-1").lstrip("\r\n").split("\r", 1)[0].split("\n", 1)[0]
+    return _segment(head, _delimiters(head))
 
 
 def codec_of(name: str) -> str:

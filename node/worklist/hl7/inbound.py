@@ -10,9 +10,8 @@ import re
 from collections.abc import Sequence
 
 from db.domain import NewOrder
-from db.errors import RefusedError
 from db.identities import Change, Identity
-from node.worklist.hl7.er7 import Delimiters, Message, Segment, component_of
+from node.worklist.hl7.er7 import Delimiters, Message, Segment, UnusableMessage, component_of
 from node.worklist.matching import day
 
 ORDERS = frozenset({"ORM^O01", "OMI^O23"})
@@ -37,10 +36,6 @@ _SEXES = frozenset("MFO")
 _LONGEST, _LONGEST_WORD, _LONGEST_NAME = 64, 16, 320
 _UID = re.compile(r"[0-9.]{1,64}")
 _MOST_ORDERS = 200
-
-
-class UnusableMessage(RefusedError):
-    """A message that could be read, and asks for nothing this node could do."""
 
 
 def orders(message: Message, source: str) -> tuple[list[NewOrder], list[NewOrder]]:

@@ -16,23 +16,32 @@ import structlog
 from sqlalchemy.orm import Session
 
 from db import audit, hl7_received, identities, orders
-from db.errors import RefusedError, RetriableError
+from db.errors import RetriableError
 from db.hl7_received import NewMessage
 from db.session import Record
 from db.types import utcnow
 from node.settings import Settings
 from node.worklist.hl7 import inbound
-from node.worklist.hl7.er7 import Message, codec_of, escape, read, segment
-from node.worklist.hl7.inbound import UnusableMessage
+from node.worklist.hl7.er7 import (
+    MalformedMessage,
+    Message,
+    Segment,
+    UnsupportedMessage,
+    UnusableMessage,
+    codec_of,
+    escape,
+    read,
+    read_head,
+    segment,
+)
 from node.worklist.hl7.oru import control_id as derived_id
 
 log = structlog.get_logger(__name__)
 
 _LONGEST = 200
 _PRUNE_EVERY_S = 3600.0
-_HOW = {"AA": "taken", "AE": "put off", "AR": "refused"}
 # Table 0357.
-_UNSUPPORTED, _REJECTED, _INTERNAL = "200", "207", "207"
+_INTERNAL = ("207", "Application internal error")
 
 
 @dataclass(frozen=True)
@@ -61,20 +70,20 @@ class Reception:
 
     def answer(self, data: bytes, address: str) -> bytes:
         """The acknowledgement of a message; never raises for what a peer may send."""
-        listener = self._settings.hl7.listener
         head = _Head()
         try:
-            message = read(data, listener.character_set)
-            head = _head(message)
+            head = _head(read_head(data))
+            message = read(data, self._settings.hl7.listener.character_set)
+            head = _head(message.msh)
             outcome = self._take(message, head, data, address)
-        except RefusedError as error:
+        except UnusableMessage as error:
             log.warning("message_refused", peer_address=address, reason=str(error))
-            return self._acknowledge(head, "AR", str(error))
+            return self._acknowledge(head, "AR", _error(error.code, str(error)))
         except RetriableError as error:
             log.warning("message_put_off", peer_address=address, reason=str(error))
-            return self._acknowledge(head, "AE", "the record does not answer; send it again")
+            return self._acknowledge(head, "AE", _error(_INTERNAL, "the record does not answer; send it again"))
         log.info("message_taken", kind=message.kind, peer_address=address, outcome=outcome)
-        return self._acknowledge(head, "AA", "")
+        return self._acknowledge(head, "AA")
 
     def _take(self, message: Message, head: _Head, data: bytes, address: str) -> str:
         self._check(message, head, address)
@@ -113,7 +122,7 @@ class Reception:
                 )
             raise UnusableMessage("this node takes no messages from the application in MSH-3")
         if message.kind not in inbound.KINDS:
-            raise UnusableMessage(f"this node takes {', '.join(sorted(inbound.KINDS))} only")
+            raise UnsupportedMessage(f"this node takes {', '.join(sorted(inbound.KINDS))} only")
 
     def _do(self, session: Session, message: Message, head: _Head, address: str) -> str:
         if message.kind in inbound.ORDERS:
@@ -136,7 +145,7 @@ class Reception:
         if due:
             hl7_received.prune(session, utcnow() - timedelta(days=self._settings.hl7.listener.kept_days))
 
-    def _acknowledge(self, head: _Head, code: str, reason: str) -> bytes:
+    def _acknowledge(self, head: _Head, code: str, error: str = "") -> bytes:
         hl7 = self._settings.hl7
         now = datetime.now(UTC).strftime("%Y%m%d%H%M%S+0000")
         msh = {
@@ -153,15 +162,20 @@ class Reception:
             17: escape(head.character_set),
         }
         segments = [segment("MSH", msh), segment("MSA", {1: code, 2: escape(head.control_id)})]
-        if code != "AA":
-            error = _INTERNAL if code == "AE" else _REJECTED
-            segments.append(segment("ERR", {3: f"{error}^{_HOW[code]}^HL70357", 4: "E", 8: escape(reason, 250)}))
-        codec = codec_of(head.character_set or hl7.listener.character_set)
+        if error:
+            segments.append(error)
+        try:
+            codec = codec_of(head.character_set or hl7.listener.character_set)
+        except MalformedMessage:
+            codec = "ascii"
         return ("\r".join(segments) + "\r").encode(codec, "replace")
 
 
-def _head(message: Message) -> _Head:
-    msh = message.msh
+def _error(code: tuple[str, str], reason: str) -> str:
+    return segment("ERR", {3: f"{code[0]}^{code[1]}^HL70357", 4: "E", 8: escape(reason, 250)})
+
+
+def _head(msh: Segment) -> _Head:
     return _Head(msh.get(10), msh.get(3), msh.get(4), msh.get(9, 2), msh.get(18))
 
 
