@@ -209,11 +209,17 @@ def _msh(kind: str, hl7: Hl7, to: Hl7Destination, message_id: str, now: datetime
 
 
 def _pid(patient: Patient, to: Hl7Destination, text: _Text) -> str:
+    identifier = text.id(patient.id)
+    if not identifier:
+        raise UnsendableResult("the images name no patient (Patient ID); nobody could file a message about them")
     authority = text.free(patient.issuer, 20) or to.assigning_authority
-    identifier = join([text.id(patient.id), "", "", authority, "MR"], "^") if patient.id else ""
-    born = patient.birth_date if _DAY.fullmatch(patient.birth_date) else ""
     # PID-5 is required; an empty name is one that is not known (XPN-7 ``U``).
-    fields = {1: "1", 3: identifier or '""', 5: _names(patient.name, text) or "^^^^^^U", 7: born}
+    fields = {
+        1: "1",
+        3: join([identifier, "", "", authority, "MR"], "^"),
+        5: _names(patient.name, text) or "^^^^^^U",
+        7: born,
+    }
     return segment("PID", {**fields, 8: _SEXES.get(patient.sex, "U" if patient.sex else "")})
 
 
