@@ -316,6 +316,14 @@ def expire_commitments(session: Session, now: datetime) -> int:
     return move(session, Commitment, [Commitment.deadline_at < now], CommitmentState.ASKED, CommitmentState.EXPIRED)
 
 
+def any_expired(session: Session, now: datetime) -> bool:
+    """Whether `expire_commitments` would find one. Takes no lock."""
+    late = select(Commitment.transaction_uid).where(
+        Commitment.state == CommitmentState.ASKED, Commitment.deadline_at < now
+    )
+    return session.scalar(late.limit(1)) is not None
+
+
 def unproved(
     session: Session, destination: str, ids: Iterable[int], *, report_to_come: bool = True
 ) -> list[tuple[int, ResultRef]]:

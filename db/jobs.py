@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import and_, or_, select, update
+from sqlalchemy import ColumnElement, and_, or_, select, update
 from sqlalchemy.orm import Session
 
 from db import audit, outbox
@@ -332,19 +332,22 @@ def parked(session: Session) -> list[str]:
     return list(session.scalars(select(Job.id).where(Job.state == JobState.PARKED).order_by(Job.created_at)))
 
 
+def overdue(now: datetime) -> ColumnElement[bool]:
+    """Whether a job's message was lost, or its worker died."""
+    return or_(
+        and_(Job.state == JobState.RUNNING, Job.lease_until < now, Job.announced_at < Job.lease_until),
+        and_(
+            Job.state.in_([JobState.QUEUED, JobState.RUNNING]),
+            Job.available_at <= now,
+            or_(Job.lease_until.is_(None), Job.lease_until < now),
+            Job.announced_at < now - timedelta(seconds=REANNOUNCE_FIRST_S),
+        ),
+    )
+
+
 def sweep(session: Session, now: datetime, *, limit: int = 500) -> int:
     """Announce again what a lost message or a dead worker left behind. Returns how many jobs."""
-    due = select(Job.id, Job.priority, Job.announcements).where(
-        or_(
-            and_(Job.state == JobState.RUNNING, Job.lease_until < now, Job.announced_at < Job.lease_until),
-            and_(
-                Job.state.in_([JobState.QUEUED, JobState.RUNNING]),
-                Job.available_at <= now,
-                or_(Job.lease_until.is_(None), Job.lease_until < now),
-                Job.announced_at < now - timedelta(seconds=REANNOUNCE_FIRST_S),
-            ),
-        )
-    )
+    due = select(Job.id, Job.priority, Job.announcements).where(overdue(now))
     count = 0
     for job_id, priority, announcements in session.execute(due.order_by(Job.announced_at).limit(limit)).all():
         outbox.announce(session, topic_for(priority), job_id)

@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, func, select, update
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
-from db import deletions, outbox
+from db import deletions, jobs, outbox
 from db.states import CommitmentState, DeliveryState, JobState, StudyState
 from db.studies import topic_for
 from db.tables import Circuit, Commitment, Delivery, Instance, Job, Outbox, Study
@@ -74,6 +74,17 @@ def _free_deliveries(session: Session, owner: str) -> int:
 def _free_messages(session: Session, owner: str) -> int:
     held = update(Outbox).where(Outbox.lease_owner == owner)
     return affected(session, held.values(available_at=utcnow(), lease_owner=""))
+
+
+def any_overdue(session: Session, now: datetime, *, grace_s: float) -> bool:
+    """Whether `jobs.sweep` or `deliveries.sweep` would find something. Takes no lock: an idle node writes nothing."""
+    late = now - timedelta(seconds=grace_s)
+    queries = (
+        select(Job.id).where(jobs.overdue(now)),
+        select(Delivery.job_id).where(Delivery.state == DeliveryState.SENDING, Delivery.lease_until < now),
+        select(Delivery.job_id).where(Delivery.state == DeliveryState.PENDING, Delivery.next_attempt_at < late),
+    )
+    return any(session.scalar(query.limit(1)) is not None for query in queries)
 
 
 def announce_all(session: Session) -> int:

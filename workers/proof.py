@@ -143,8 +143,11 @@ class Prover:
     def run_once(self) -> list[str]:
         """Begin to ask whoever may hold something unproved; returns their names. Raises RecordUnavailable."""
         now = utcnow()
-        with self.record.write() as session:
-            deliveries.expire_commitments(session, now)
+        with self.record.read() as session:
+            expired = deliveries.any_expired(session, now)
+        if expired:
+            with self.record.write() as session:
+                deliveries.expire_commitments(session, now)
         with self.record.read() as session:
             names = deliveries.destinations_awaiting_proof(session, now - timedelta(seconds=self.after_s))
         begun = [name for name in names if self._may_ask(name)]

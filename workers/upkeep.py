@@ -61,9 +61,13 @@ class Upkeep:
         self._mind_the_clock()
         gone = alive.free_dead(self.settings, self._free)
         now = utcnow()
-        with self.record.write() as session:
-            again = jobs.sweep(session, now)
-            sends = deliveries.sweep(session, now, grace_s=_DELIVERY_GRACE_S)
+        again = sends = 0
+        with self.record.read() as session:
+            overdue = leftovers.any_overdue(session, now, grace_s=_DELIVERY_GRACE_S)
+        if overdue:
+            with self.record.write() as session:
+                again = jobs.sweep(session, now)
+                sends = deliveries.sweep(session, now, grace_s=_DELIVERY_GRACE_S)
         if again or sends or gone:
             log.info("left_behind", jobs=again, deliveries=sends, ended=len(gone))
 

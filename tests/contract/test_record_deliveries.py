@@ -289,6 +289,8 @@ def test_a_commitment_is_waited_for_until_its_deadline(record: Record) -> None:
         assert deliveries.awaiting_proof(session, "pacs", horizon) == []
         assert deliveries.destinations_awaiting_proof(session, horizon) == []
         assert deliveries.expire_commitments(session, now) == 0
+        assert not deliveries.any_expired(session, now)
+        assert deliveries.any_expired(session, now + timedelta(seconds=61))
         assert deliveries.expire_commitments(session, now + timedelta(seconds=61)) == 1
         assert deliveries.expire_commitments(session, now + timedelta(seconds=61)) == 0
         assert deliveries.destinations_awaiting_proof(session, horizon) == ["pacs"]
