@@ -49,40 +49,53 @@ def plan(
     """
     groups, stored = _sort(study, settings, readable)
     revisions: list[NewRevision] = []
-    quarantined: list[tuple[int, str]] = []
     ask_order = False
     waiting: list[Decision] = []
     reasons: list[str] = []
+    quarantined = _stop(groups, study, settings, now)
     for group in groups.values():
-        pending = [i for i in group.images if (group.route.name, i.id) not in study.routed]
+        pending = _pending(group, study)
         if not pending:
             continue
         policy = policy_of(group.route, settings.completeness)
         decision = decide(policy, _progress(study, group, pending, expected), now)
         order = gate(group.route, study.order, settings.worklist.wait_s, now)
         ask_order |= group.route.ask_worklist and study.order is None
-        if order.stop:
-            quarantined.extend((image.id, order.note) for image in pending)
-            decision = replace(decision, reason=order.note)
-        elif decision.verdict is Verdict.WAIT:
-            waiting.append(decision)
-        elif order.hold_until is not None:
+        if decision.verdict is not Verdict.WAIT and order.hold_until is not None:
             decision = Decision(Verdict.WAIT, order.note, order.hold_until)
+        if decision.verdict is Verdict.WAIT:
             waiting.append(decision)
         else:
             if order.note:
                 decision = replace(decision, reason=f"{decision.reason}; {order.note}")
             revisions.extend(_revisions(group, pending, decision, rules_digest(settings.routes), order.priority))
         reasons.append(f"{group.route.name}: {decision.reason}")
+    reasons.extend(sorted(set(quarantined.values())))
     return StudyPlan(
         revisions=tuple(revisions),
         stored=tuple(stored),
         complete=not waiting,
         reason="; ".join(reasons) or "nothing to read",
         check_at=min((d.check_at for d in waiting), default=now),
-        quarantined=tuple(quarantined),
+        quarantined=tuple(sorted(quarantined.items())),
         ask_order=ask_order,
     )
+
+
+def _pending(group: _Group, study: StudyView) -> list[InstanceView]:
+    return [i for i in group.images if (group.route.name, i.id) not in study.routed]
+
+
+def _stop(groups: Mapping[str, _Group], study: StudyView, settings: Settings, now: datetime) -> dict[int, str]:
+    """Images in doubt, by row id, with the reason: no route gets what one of them has cause to stop."""
+    stopped: dict[int, str] = {}
+    for group in groups.values():
+        order = gate(group.route, study.order, settings.worklist.wait_s, now)
+        if order.stop:
+            stopped.update({image.id: order.note for image in _pending(group, study)})
+    for group in groups.values():
+        group.images = [image for image in group.images if image.id not in stopped]
+    return stopped
 
 
 def policy_of(route: Route, defaults: Completeness) -> Policy:

@@ -162,3 +162,11 @@ def test_a_required_series_is_looked_for_in_what_a_description_may_hold() -> Non
     policy = Policy(quiet_period_s=60, deadline_s=600, required_series=("lateral",))
     assert decide(policy, progress(series_descriptions=(" " * 57 + "lateral",)), after(70)).verdict is Verdict.COMPLETE
     assert decide(policy, progress(series_descriptions=(" " * 64 + "lateral",)), after(70)).verdict is Verdict.WAIT
+
+
+def test_a_study_that_is_announced_as_done_need_not_be_quiet_but_lacks_nothing_else() -> None:
+    done = progress(10, announced="MPPS")
+    assert decide(POLICY, done, after(11)) == Decision(Verdict.COMPLETE, "3 images, all that MPPS names", after(11))
+    assert decide(POLICY, replace(done, expected=5), after(11)).verdict is Verdict.WAIT
+    assert decide(replace(POLICY, min_instances=4), done, after(11)).verdict is Verdict.WAIT
+    assert decide(replace(POLICY, required_series=("scout",)), done, after(11)).verdict is Verdict.WAIT

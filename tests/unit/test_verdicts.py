@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from db.domain import InstanceView, NewJob, StudyView
-from db.states import InstanceState, Scope
+from db.domain import InstanceView, NewJob, OrderView, StudyView
+from db.states import InstanceState, OrderState, Scope
 from node.routing import rules_digest
 from node.rules import Match, Route
 from node.settings import Completeness, Settings
@@ -219,3 +219,43 @@ def test_what_this_node_made_counts_for_no_promise_and_reports_are_no_images() -
     two_images = WHOLE.model_copy(update={"min_instances": 2})
     few = judge(study(picture(1), own, report), QUIET, two_images)
     assert "1 of at least 2 images" in few.reason
+
+
+ASKING = Route(name="asking", models=("lung",), match=Match(modality=("CT",)), mode="instance", ask_worklist=True)
+
+
+def ordered(state: OrderState, priority: str = "", *, after_s: float = 0) -> StudyView:
+    return replace(study(picture(1)), order=OrderView(state, START + timedelta(seconds=after_s), priority))
+
+
+def test_a_study_waits_for_its_order_before_it_is_queued_and_no_longer_than_allowed() -> None:
+    first = judge(study(picture(1)), START, ASKING)
+    assert (first.complete, first.revisions, first.ask_order) == (False, (), True)
+    waiting = judge(ordered(OrderState.WANTED), START, ASKING)
+    assert (waiting.revisions, waiting.ask_order) == ((), False)
+    (late,) = judge(ordered(OrderState.WANTED), waiting.check_at, ASKING).revisions
+    assert late.jobs[0].priority == "routine"
+    assert late.reason.endswith("the worklist did not answer in time, priority of the route")
+
+
+def test_the_order_is_asked_for_while_images_still_come() -> None:
+    whole = WHOLE.model_copy(update={"ask_worklist": True})
+    assert judge(study(picture(1)), START, whole).ask_order
+
+
+def test_a_matched_order_gives_its_priority_and_another_patients_stops_the_images() -> None:
+    (matched,) = judge(ordered(OrderState.MATCHED, "stat"), START, ASKING).revisions
+    assert matched.jobs[0].priority == "stat"
+    stopped = judge(ordered(OrderState.MISMATCHED, "stat"), START, ASKING)
+    assert (stopped.complete, stopped.revisions) == (True, ())
+    assert stopped.quarantined == ((1, "the worklist has its order for another patient"),)
+    (vouched,) = judge(ordered(OrderState.VOUCHED, "stat"), START, ASKING).revisions
+    assert vouched.jobs[0].priority == "routine"
+
+
+def test_an_image_that_one_route_has_cause_to_stop_goes_to_no_other() -> None:
+    plain = SINGLE.model_copy(update={"name": "plain"})
+    both = judge(ordered(OrderState.MISMATCHED), START, plain, ASKING, route_match="all")
+    assert both.revisions == ()
+    assert [row for row, _ in both.quarantined] == [1]
+    assert [one.route for one in judge(ordered(OrderState.MISMATCHED), START, plain).revisions] == ["plain"]
