@@ -72,21 +72,44 @@ FIGURES = {"auroc": "AUROC", "sensitivity": "sensitivity", "specificity": "speci
 
 STATUS_MEANINGS = {
     Status.SUCCESS: (
-        "C-STORE, N-EVENT-REPORT",
-        "Durable and recorded. Also for an object already held, and for another one under its UID, which is set aside.",
+        "all",
+        (
+            "Durable and recorded. Of C-STORE also for an object already held, and for another one under its UID, which is "
+            "set aside."
+        ),
     ),
+    Status.INVALID_VALUE: ("N-CREATE, N-SET, N-ACTION", "A UID is none, or a procedure step does not begin as such."),
     Status.PROCESSING_FAILURE: (
-        "N-EVENT-REPORT",
-        "The commitment report could not be read, or could not be written down now.",
+        "N-EVENT-REPORT, N-CREATE, N-SET, N-ACTION",
+        "It could not be read, or not be written down now; an N-SET also where the procedure step has ended.",
     ),
-    Status.NO_SUCH_INSTANCE: ("N-EVENT-REPORT", "The report names a transaction this node never asked for."),
-    Status.INVALID_INSTANCE: ("C-STORE", "The SOP Instance UID is empty or no UID."),
+    Status.DUPLICATE_INSTANCE: ("N-CREATE", "A notice of that UID is known already."),
+    Status.NO_SUCH_INSTANCE: (
+        "N-EVENT-REPORT, N-SET, N-ACTION",
+        (
+            "A report on a transaction this node never asked for; a procedure step that was not begun here. As Failure "
+            "Reason: the instance is not held, or is in quarantine."
+        ),
+    ),
+    Status.INVALID_INSTANCE: ("C-STORE, N-CREATE, N-SET, N-ACTION", "The SOP Instance UID is empty or no UID."),
+    Status.CLASS_INSTANCE_CONFLICT: ("none", "Failure Reason in commitment reports: the instance is of another class."),
+    Status.MISSING_ATTRIBUTE: (
+        "N-CREATE, N-ACTION",
+        "A UID, the step's status or its scheduled attributes are missing.",
+    ),
     Status.CLASS_NOT_SUPPORTED: (
         "C-STORE",
         "The command's SOP class is not the one negotiated for its presentation context.",
     ),
-    Status.NOT_AUTHORISED: ("C-STORE", "Not answered in this release: who may not send gets no association."),
-    Status.UNRECOGNISED_OPERATION: ("any other request", "The node serves C-ECHO, C-STORE and commitment reports."),
+    Status.NO_SUCH_ACTION: ("N-ACTION", "Storage commitment knows action type 1 only."),
+    Status.NOT_AUTHORISED: (
+        "N-ACTION",
+        (
+            "No peer entry names the AE that asks for commitment, so that it could not be told. Who may not send gets no "
+            "association."
+        ),
+    ),
+    Status.UNRECOGNISED_OPERATION: ("any other request", "The node serves the operations of this table only."),
     Status.OUT_OF_RESOURCES: (
         "C-STORE",
         "Disk below `limits.min_free_bytes`, or no record: try again.",
