@@ -24,6 +24,7 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from models.contracts import BoolArray, FloatArray, GreyImage, LinearWindow, LookupTable, ModelInput, Placement
+from models.conventions import CONVENTIONS
 from models.errors import ManifestError, PreprocessError
 from models.voi import percentile_window, window
 
@@ -64,6 +65,9 @@ class Frame:
     def values(self) -> FloatArray:
         """The pixels that statistics may look at, float32 (n,) or (rows, columns)."""
         return self.pixels if self.valid is None else self.pixels[self.valid]
+
+
+Range = Annotated[tuple[float, float], Field(strict=False)]
 
 
 class _Step(BaseModel):
@@ -208,14 +212,37 @@ class ResizePad(_Step):
 
 
 class Channels(_Step):
-    """Repeat the grey plane, as networks trained on colour photographs expect."""
+    """Repeat the grey plane, as networks trained on colour photographs expect; or show a part of its range in each.
+
+    ranges: for each channel what becomes its 0 and its 1, as fractions of the window; the rest is clipped. Three CT
+    windows are one wide ``fixed`` window and their places in it.
+    """
 
     step: Literal["channels"] = "channels"
     count: int = Field(default=3, ge=1, le=4)
+    ranges: Annotated[tuple[Range, ...] | None, Field(strict=False)] = None
+
+    @model_validator(mode="after")
+    def _a_range_for_each(self) -> Channels:
+        if self.ranges is not None and len(self.ranges) != self.count:
+            raise ValueError(f"{len(self.ranges)} ranges for {self.count} channels")
+        if any(not 0 <= low < high <= 1 for low, high in self.ranges or ()):
+            raise ValueError("a range goes from a lower to a higher fraction, within 0 and 1")
+        return self
+
+    def stretch(self) -> tuple[FloatArray, FloatArray] | None:
+        """What the plane is multiplied by and what is added for each channel, before it is clipped to [0, 1]."""
+        if self.ranges is None:
+            return None
+        low, high = np.array(self.ranges, dtype=np.float64).T
+        return (1 / (high - low)).astype(np.float32), (-low / (high - low)).astype(np.float32)
 
     def apply(self, frame: Frame) -> Frame:
         """Returns float32 (rows, columns, ``count``)."""
-        return replace(frame, pixels=np.repeat(frame.pixels[:, :, np.newaxis], self.count, axis=2))
+        pixels = np.repeat(frame.pixels[:, :, np.newaxis], self.count, axis=2)
+        if (stretch := self.stretch()) is not None:
+            pixels = np.clip(pixels * stretch[0] + stretch[1], 0, 1)
+        return replace(frame, pixels=pixels)
 
 
 class Scale(_Step):
@@ -231,29 +258,12 @@ class Scale(_Step):
 
     def apply(self, frame: Frame) -> Frame:
         """Returns float32 (rows, columns, channels) in the convention's range."""
-        multiply, add = _CONVENTIONS[self.convention]
+        multiply, add = CONVENTIONS[self.convention]
         channels = frame.pixels.shape[-1] if frame.pixels.ndim == 3 else 1
         if multiply.size not in (1, channels):
             raise PreprocessError(f"convention {self.convention!r} needs {multiply.size} channels, not {channels}")
         return replace(frame, pixels=frame.pixels * multiply + add)
 
-
-def _affine(multiply: Sequence[float], add: Sequence[float]) -> tuple[FloatArray, FloatArray]:
-    return np.asarray(multiply, dtype=np.float32), np.asarray(add, dtype=np.float32)
-
-
-_CONVENTIONS: Mapping[str, tuple[FloatArray, FloatArray]] = {
-    "unit": _affine([1], [0]),
-    "zero_to_255": _affine([255], [0]),
-    "minus_one_to_one": _affine([2], [-1]),
-    "efficientnet_lite": _affine([255 / 128], [-127 / 128]),
-    "torch": _affine(
-        [1 / 0.229, 1 / 0.224, 1 / 0.225],
-        [-0.485 / 0.229, -0.456 / 0.224, -0.406 / 0.225],
-    ),
-    # Grey repeated three times is its own BGR; only the means have an order.
-    "caffe": _affine([255, 255, 255], [-103.939, -116.779, -123.68]),
-}
 
 Step = Annotated[Window | Invert | Crop | Normalise | ResizePad | Channels | Scale, Field(discriminator="step")]
 Steps = tuple[Step, ...]

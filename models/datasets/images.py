@@ -13,7 +13,7 @@ from PIL import Image, UnidentifiedImageError
 from models.contracts import FloatArray, GreyImage
 from models.datasets.labels import LabelledImage
 from models.errors import DatasetError, ManifestError
-from models.preprocess import Steps, apply, grey_from_uint8
+from models.preprocess import Channels, Steps, apply, grey_from_uint8
 
 
 def read_grey(path: Path) -> NDArray[np.uint8]:
@@ -31,11 +31,13 @@ def read_grey(path: Path) -> NDArray[np.uint8]:
 class Tail:
     """The part of the preprocessing after augmentation: grey plane in [0, 1] to the backbone's own range.
 
-    multiply, add: float32 (channels,).
+    multiply, add: float32 (channels,). stretch: two more of them, which come before and whose result is clipped to
+    [0, 1]; None where every channel is the whole plane.
     """
 
     multiply: FloatArray
     add: FloatArray
+    stretch: tuple[FloatArray, FloatArray] | None = None
 
 
 def split_steps(steps: Steps) -> tuple[Steps, Tail]:
@@ -49,7 +51,9 @@ def split_steps(steps: Steps) -> tuple[Steps, Tail]:
         raise ManifestError("training needs preprocessing that ends in 'channels', 'scale'")
     black_and_white = np.repeat([[0.0, 1.0]], 8, axis=0).repeat(4, axis=1).astype(np.float32)
     answer = apply(steps[-2:], GreyImage(black_and_white)).array[0]
-    return steps[:-2], Tail(multiply=answer[-1] - answer[0], add=answer[0])
+    channels = steps[-2]
+    stretch = channels.stretch() if isinstance(channels, Channels) else None
+    return steps[:-2], Tail(multiply=answer[-1] - answer[0], add=answer[0], stretch=stretch)
 
 
 def load_planes(rows: Sequence[LabelledImage], folder: Path, plane_steps: Steps) -> NDArray[np.float16]:

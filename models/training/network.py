@@ -66,6 +66,7 @@ class Trained:
     def __init__(self, model: keras.Model, tail: Tail, slices: int) -> None:
         self.model, self.slices = model, slices
         self._multiply, self._add = tf.constant(tail.multiply), tf.constant(tail.add)
+        self._stretch = None if tail.stretch is None else tuple(map(tf.constant, tail.stretch))
         self._infer = tf.function(self._outputs, reduce_retracing=True)
 
     def logits(self, planes: Any, *, training: bool) -> Any:
@@ -107,9 +108,10 @@ class Trained:
         return logits, tf.reduce_mean(features, axis=range(1, len(features.shape) - 1))
 
     def _to_input(self, planes: Any) -> Any:
-        if not self.slices:
-            return planes * self._multiply + self._add
-        return tf.transpose(planes, (0, 3, 1, 2))[..., tf.newaxis] * self._multiply + self._add
+        grey = tf.transpose(planes, (0, 3, 1, 2))[..., tf.newaxis] if self.slices else planes
+        if self._stretch is not None:
+            grey = tf.clip_by_value(grey * self._stretch[0] + self._stretch[1], 0.0, 1.0)
+        return grey * self._multiply + self._add
 
 
 def batches_of(planes: Planes, slices: int) -> Batch:

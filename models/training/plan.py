@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -26,6 +26,9 @@ from models.errors import DatasetError, ManifestError
 from models.manifest import AdmissionRules, Change, Label, Part, SeriesRules
 from models.preprocess import Steps, parse_steps
 from models.training.recipe import Augment, Training
+
+CHANNELS = 3
+"""Of every backbone here: all were made for colour photographs."""
 
 __all__ = ["AS_WRITTEN", "Changes", "DataSet", "Folders", "Plan", "loader_options", "read_plan"]
 
@@ -94,18 +97,22 @@ class Split(Part):
         return {"train": self.train, "validation": self.validation, "test": self.test}
 
 
+CenterWidth = tuple[float, Annotated[float, Field(gt=0)]]
+
+
 class Input(Part):
     """side: rows and columns, pixels. slices: of a series that are read together; 0 for single images.
 
     series: which series the bundle reads (`models.manifest.SeriesRules`); without it those of ``slices`` or more
     slices, none of them missing. Training leaves out those that the bundle would refuse, and says why.
     window, normalise, crop: parameters of these steps of :mod:`models.preprocess`; without ``normalise`` or ``crop``
-    there is no such step.
+    there is no such step. windows: three of them instead, (center, width) in modality units, one for each channel.
     """
 
     side: int = Field(ge=8, le=1024)
     slices: int = Field(default=0, ge=0, le=256)
     window: dict[str, Any] = Field(default_factory=lambda: {"mode": "file"})
+    windows: tuple[CenterWidth, ...] = ()
     normalise: dict[str, Any] | None = None
     crop: dict[str, Any] | None = None
     resample: Literal["bilinear", "bicubic", "lanczos"] = "bilinear"
@@ -123,6 +130,25 @@ class Input(Part):
         if self.series is not None and not self.slices:
             raise ValueError("series belongs to slices")
         return self
+
+    @model_validator(mode="after")
+    def _one_way_to_window(self) -> Input:
+        if self.windows and len(self.windows) != CHANNELS:
+            raise ValueError(f"windows are {CHANNELS}, one for each channel")
+        if self.windows and (self.normalise is not None or "window" in self.model_fields_set):
+            raise ValueError("windows take the place of window, and leave no units to normalise")
+        return self
+
+    @property
+    def contrast(self) -> list[dict[str, Any]]:
+        """The steps window and channels. Several windows are a wide one and their places in it."""
+        if not self.windows:
+            return [{"step": "window", **self.window}, {"step": "channels", "count": CHANNELS}]
+        ends = [(center - width / 2, center + width / 2) for center, width in self.windows]
+        low, high = min(low for low, _ in ends), max(high for _, high in ends)
+        wide = {"mode": "fixed", "center": (low + high) / 2, "width": high - low, "function": "LINEAR_EXACT"}
+        ranges = [[(one - low) / (high - low), (other - low) / (high - low)] for one, other in ends]
+        return [{"step": "window", **wide}, {"step": "channels", "count": CHANNELS, "ranges": ranges}]
 
 
 class StartWeights(Part):
@@ -207,13 +233,14 @@ class Plan(Part):
     def steps(self) -> Steps:
         """Preprocessing as the bundle will have it; its scale is the backbone's own. Raises ManifestError."""
         steps: list[dict[str, Any]] = [{"step": "crop", **self.input.crop}] if self.input.crop is not None else []
-        steps += [{"step": "window", **self.input.window}, {"step": "invert"}]
+        window, channels = self.input.contrast
+        steps += [window, {"step": "invert"}]
         if self.input.normalise is not None:
             steps.append({"step": "normalise", **self.input.normalise})
         side = self.input.side
         steps += [
             {"step": "resize_pad", "rows": side, "columns": side, "resample": self.input.resample},
-            {"step": "channels", "count": 3},
+            channels,
             {"step": "scale", "convention": backbones.info(self.network.backbone).convention},
         ]
         return parse_steps(steps)

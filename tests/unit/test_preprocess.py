@@ -191,6 +191,21 @@ def test_what_cannot_be_read_is_refused(image: GreyImage) -> None:
         apply(steps(), image)
 
 
+def test_each_channel_shows_its_own_range() -> None:
+    listed = [
+        {"step": "window", "mode": "fixed", "center": 0.0, "width": 2000.0, "function": "LINEAR_EXACT"},
+        {"step": "invert"},
+        {"step": "resize_pad", "rows": 16, "columns": 16},
+        {"step": "channels", "ranges": [[0, 0.5], [0.25, 0.75], [0, 1]]},
+        {"step": "scale", "convention": "unit"},
+    ]
+    hounsfield = np.repeat(np.linspace(-1200, 1200, 16, dtype=np.float32)[:, np.newaxis], 16, axis=1)
+    found = apply(parse_steps(listed), GreyImage(hounsfield)).array
+    for channel, (low, high) in enumerate([(-1000, 0), (-500, 500), (-1000, 1000)]):
+        expected = np.clip((hounsfield - low) / (high - low), 0, 1)
+        np.testing.assert_allclose(found[..., channel], expected, atol=1e-6)
+
+
 def test_the_source_is_left_as_it_was() -> None:
     pixels = gradient()
     before = pixels.copy()
@@ -210,6 +225,9 @@ def test_the_source_is_left_as_it_was() -> None:
         [{"step": "lambda"}, *CORE],
         [{"step": "window", "gamma": 2}, *CORE[1:]],
         [{"step": "window", "mode": "fixed"}, *CORE[1:]],
+        [*CORE[:3], {"step": "channels", "ranges": [[0, 1], [0, 1]]}, CORE[4]],
+        [*CORE[:3], {"step": "channels", "ranges": [[0, 1], [0, 1], [0.5, 0.5]]}, CORE[4]],
+        [*CORE[:3], {"step": "channels", "ranges": [[0, 1], [0, 1], [0.5, 1.5]]}, CORE[4]],
     ],
 )
 def test_steps_that_would_give_wrong_numbers_do_not_parse(listed: list[dict[str, object]]) -> None:

@@ -12,9 +12,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from models.datasets.images import Tail
+from models.contracts import GreyImage
+from models.datasets.images import Tail, split_steps
 from models.errors import DatasetError, RuntimeUnavailable
+from models.preprocess import apply
+from models.training.plan import read_plan
 from models.training.recipe import NO_AUGMENTATION, LossPlan, Optimiser, Training
+from tests.support.plans import written
 
 pytestmark = pytest.mark.tensorflow
 
@@ -35,6 +39,27 @@ def network(depth: str | float | None = 0.5, *, train_batch_norm: bool = False) 
     made = Trained(model, Tail(np.full(3, 2, np.float32), np.full(3, -1, np.float32)), 0)
     made.freeze(depth, train_batch_norm=train_batch_norm)
     return made
+
+
+@pytest.mark.parametrize("slices", [0, 3])
+def test_what_is_trained_on_is_what_is_served_for_several_windows_too(tmp_path: Path, slices: int) -> None:
+    import keras  # noqa: PLC0415 - slow
+
+    from models.training.network import Trained  # noqa: PLC0415
+
+    windows = [[-600.0, 1500.0], [40.0, 400.0], [400.0, 1800.0]]
+    plan, _ = read_plan(written(tmp_path, {"input": {"windows": windows, "slices": slices}}))
+    plane_steps, tail = split_steps(plan.steps)
+    hounsfield = np.random.default_rng(4).uniform(-1400, 1400, (max(slices, 1), 32, 32)).astype(np.float32)
+    served = np.stack([apply(plan.steps, GreyImage(one)).array for one in hounsfield])
+    for channel, (center, width) in enumerate(windows):
+        expected = np.clip((hounsfield - center) / width + 0.5, 0, 1)
+        np.testing.assert_allclose((served[..., channel] * 128 + 127) / 255, expected, atol=1e-4)
+    planes = np.stack([apply(plane_steps, GreyImage(one)).array[..., 0] for one in hounsfield], axis=-1)
+    given = keras.Input(served.shape if slices else served.shape[1:])
+    same = keras.layers.Identity()(given)
+    fed = Trained(keras.Model(given, [same, same]), tail, slices).logits(planes[np.newaxis], training=False).numpy()[0]
+    np.testing.assert_allclose(fed, served if slices else served[0], atol=1e-5)
 
 
 def after_steps(batch: int, accumulate: int, steps: int = 2) -> tuple[list[NDArray[Any]], list[float]]:
