@@ -141,7 +141,7 @@ def _facts(known: Header, source: SourceInput) -> HeaderFacts:
 
 def limits_for(work: Work) -> Limits:
     """The pixel limits of the settings."""
-    return Limits(max_decoded_bytes=work.max_decoded_bytes)
+    return Limits(max_frame_pixels=work.max_image_pixels, max_decoded_bytes=work.max_decoded_bytes)
 
 
 def terms_for(work: Work) -> Terms:

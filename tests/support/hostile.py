@@ -138,7 +138,8 @@ def deflate_bomb(inflated: int) -> bytes:
 Maker = Callable[[Path], Path]
 
 _MOST = 65535
-_LARGE = 8000  # within the limit for one frame, 64 million pixels
+_LARGE = 5700  # within the limit for one frame, 32 million pixels
+_TOO_LARGE = 8000
 
 
 def _file(syntax: str, *parts: bytes | Hole, **changes: Any) -> Maker:
@@ -153,25 +154,31 @@ BOMBS: dict[str, Maker] = {
     "native, 65535 squared": _file(EXPLICIT, native(8192, 8192), **_square(_MOST)),
     "native, two thousand million frames": _file(EXPLICIT, native(8192, 8192), NumberOfFrames=2_000_000_000),
     "native, 20,000 frames that are not there": _file(EXPLICIT, native(8192, 8192), NumberOfFrames=20_000),
+    "native, 8000 squared, all of them there": _file(
+        EXPLICIT, native(2 * _TOO_LARGE**2, 2 * _TOO_LARGE**2), **_square(_TOO_LARGE)
+    ),
+    "RLE, 8000 squared, plausible": _file(
+        RLE, (fragments(rle(), end=False)[:-136], 2 * _TOO_LARGE**2), **_square(_TOO_LARGE)
+    ),
     "JPEG, 65535 squared": _file(BASELINE, fragments(jpeg(_MOST, _MOST)), **_square(_MOST)),
     "JPEG, 65535 squared under a small header": _file(BASELINE, fragments(jpeg(_MOST, _MOST))),
-    "JPEG, 8000 squared in 90 bytes": _file(BASELINE, fragments(jpeg(_LARGE, _LARGE)), **_square(_LARGE)),
-    "JPEG lossless, 8000 squared in 90 bytes": _file(
+    "JPEG, 5700 squared in 90 bytes": _file(BASELINE, fragments(jpeg(_LARGE, _LARGE)), **_square(_LARGE)),
+    "JPEG lossless, 5700 squared in 90 bytes": _file(
         LOSSLESS, fragments(jpeg(_LARGE, _LARGE, marker=0xC3, bits=16)), **_square(_LARGE)
     ),
     "JPEG-LS, 65535 squared under a small header": _file(JPEG_LS, fragments(jpeg(_MOST, _MOST, marker=0xF7, bits=16))),
-    "JPEG-LS, 8000 squared in 90 bytes": _file(
+    "JPEG-LS, 5700 squared in 90 bytes": _file(
         JPEG_LS, fragments(jpeg(_LARGE, _LARGE, marker=0xF7, bits=16)), **_square(_LARGE)
     ),
     "JPEG 2000, 65535 squared": _file(JPEG_2000, fragments(jpeg_2000(_MOST, _MOST)), **_square(_MOST)),
-    "JPEG 2000, 8000 squared in 200 bytes": _file(JPEG_2000, fragments(jpeg_2000(_LARGE, _LARGE)), **_square(_LARGE)),
+    "JPEG 2000, 5700 squared in 200 bytes": _file(JPEG_2000, fragments(jpeg_2000(_LARGE, _LARGE)), **_square(_LARGE)),
     "JPEG 2000, 4000 squared in 200 bytes": _file(JPEG_2000, fragments(jpeg_2000(4000, 4000)), **_square(4000)),
     "JPEG 2000, a tile for each of 65,025 pixels": _file(
         JPEG_2000, fragments(jpeg_2000(255, 255, tile=1)), **_square(255)
     ),
     "JPEG 2000, 16,384 components": _file(JPEG_2000, fragments(jpeg_2000(64, 64, components=16384))),
     "RLE, 65535 squared": _file(RLE, fragments(rle()), **_square(_MOST)),
-    "RLE, 8000 squared in 192 bytes": _file(RLE, fragments(rle()), **_square(_LARGE)),
+    "RLE, 5700 squared in 192 bytes": _file(RLE, fragments(rle()), **_square(_LARGE)),
     "RLE, 15 segments": _file(RLE, fragments(rle(15))),
     "a million fragments": _file(JPEG_2000, fragments(*[b""] * 1_000_000), NumberOfFrames=20_000),
     "an offset table of 900 MB": _file(

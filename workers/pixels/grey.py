@@ -20,7 +20,7 @@ from workers.pixels.attributes import ImageAttributes, read_attributes, spacing_
 from workers.pixels.decode import FrameDecoder
 from workers.pixels.errors import PixelError, TooLarge, UnreadableHeader
 from workers.pixels.limits import DEFAULT_LIMITS, Limits, check_size
-from workers.pixels.meaning import modality_units, not_padding, value_of_interest
+from workers.pixels.meaning import Room, modality_units, new_array, not_padding, value_of_interest
 
 _SHOWN_PERCENTILES = (0.5, 99.5)
 
@@ -36,8 +36,8 @@ class OpenImage:
         """What a frame takes in the file, compressed or not. Raises TruncatedPixels where there is no such frame."""
         return self._decoder.frame_bytes(index)
 
-    def frame(self, index: int) -> GreyImage:
-        """Decode one frame, counted from 0.
+    def frame(self, index: int, room: Room = new_array) -> GreyImage:
+        """Decode one frame, counted from 0; ``room`` gives the array for its pixels.
 
         Raises:
             PixelError: the frame cannot be read; the message says why.
@@ -45,7 +45,7 @@ class OpenImage:
         with _typed_errors():
             image = self.attributes
             stored = self._decoder.decode(index)
-            pixels = modality_units(stored, image, index)
+            pixels = modality_units(stored, image, index, room)
             if not np.isfinite(pixels).all():
                 raise UnreadableHeader("pixel values are not finite")
             return GreyImage(

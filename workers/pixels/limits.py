@@ -13,14 +13,14 @@ from workers.pixels.errors import TooLarge, TruncatedPixels, UnreadableHeader
 class Limits:
     """Upper bounds for one file.
 
-    max_frame_pixels: rows x columns; the largest mammograms have 30 million.
+    max_frame_pixels: rows x columns; the largest mammograms and whole spines have 30 million.
     max_frames: of one file.
     max_decoded_bytes: of one file's frames together, as stored values.
     max_encoded_bytes: of one file's compressed pixel data.
     max_inflated_bytes: of a deflated dataset.
     """
 
-    max_frame_pixels: int = 64 << 20
+    max_frame_pixels: int = 32 << 20
     max_frames: int = 20_000
     max_decoded_bytes: int = 4 << 30
     max_encoded_bytes: int = 1 << 30

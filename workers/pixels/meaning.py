@@ -6,6 +6,7 @@ PS3.3 C.11.1 (Modality LUT), C.7.5.1.1.2 (Pixel Padding), C.11.2 (VOI LUT), C.7.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -18,34 +19,48 @@ from workers.pixels.attributes import ImageAttributes, frame_groups, numbers, st
 from workers.pixels.errors import UnreadableHeader
 
 Stored = NDArray[Any]
+Room = Callable[[tuple[int, int]], FloatArray]
+"""Gives a float32 array of that many rows and columns, to be overwritten."""
 
+_STRIP_ROWS = 256
 _PADDING_VALUE, _PADDING_LIMIT = 0x00280120, 0x00280121
 _LUT_DESCRIPTOR, _LUT_DATA = 0x00283002, 0x00283006
 
 
-def modality_units(stored: Stored, image: ImageAttributes, frame: int) -> FloatArray:
+def new_array(shape: tuple[int, int]) -> FloatArray:
+    """Of values that are to be overwritten."""
+    return np.empty(shape, np.float32)
+
+
+def modality_units(stored: Stored, image: ImageAttributes, frame: int, room: Room = new_array) -> FloatArray:
     """Apply the modality LUT or the rescale of a frame.
 
     Args:
         stored: integers or floats (rows, columns), as decoded.
+        room: gives the array for the result.
 
     Returns:
-        float32 (rows, columns), a new array.
+        float32 (rows, columns), the whole of what ``room`` gave.
 
     Raises:
         UnreadableHeader: a slope of zero, or a table that cannot be applied.
     """
     table = _lookup(image.dataset.get("ModalityLUTSequence"), image)
     if table is not None and not image.floating:
-        index = np.clip(stored.astype(np.int64) - table.first_mapped, 0, table.values.size - 1)
-        looked_up: FloatArray = table.values[index]
+        looked_up = room(stored.shape)
+        # In strips: indices take eight bytes a pixel.
+        for start in range(0, stored.shape[0], _STRIP_ROWS):
+            strip = slice(start, start + _STRIP_ROWS)
+            index = np.clip(stored[strip].astype(np.int64) - table.first_mapped, 0, table.values.size - 1)
+            looked_up[strip] = table.values[index]
         return looked_up
     owner = frame_groups(image.dataset, frame, "PixelValueTransformationSequence") or image.dataset
     slope = (*numbers(owner, "RescaleSlope"), 1.0)[0]
     intercept = (*numbers(owner, "RescaleIntercept"), 0.0)[0]
     if slope == 0:
         raise UnreadableHeader("RescaleSlope is zero")
-    units: FloatArray = stored.astype(np.float32)
+    units = room(stored.shape)
+    units[:] = stored
     with np.errstate(over="ignore", invalid="ignore"):
         if slope != 1:
             units *= np.float32(slope)

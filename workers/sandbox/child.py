@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import math
 import mmap
 import os
 import socket
@@ -17,13 +18,14 @@ from dataclasses import asdict
 from typing import Any, BinaryIO
 
 import numpy as np
+from numpy.typing import NDArray
 
 from models.contracts import GreyImage, LinearWindow, LookupTable
 from node.confinement import Confinement
 from node.dataset_source import HeaderError, open_dataset, open_no_more_files
 from node.header import read_header
 from workers.pixels.errors import PixelError, TooLarge, UndecodablePixels
-from workers.pixels.grey import open_image
+from workers.pixels.grey import OpenImage, open_image
 from workers.pixels.limits import Limits
 from workers.pixels.volume import slice_facts
 from workers.sandbox import wire
@@ -92,14 +94,20 @@ class _Child:
             self._confinement.allow_time(self._terms.seconds_for(pixels))
             # Whoever waits for the picture learns how long that may take.
             wire.send(self._sock, Message({"pixels": pixels}))
-            return self._shared(image.frame(asked["frame"]))
+            # Memory that both processes see: float32 pixels, then a byte of each pixel's validity. What is not
+            # written to is not there.
+            picture, fd = self._room_for(5 * pixels)
+            try:
+                return self._shared(image, asked["frame"], np.frombuffer(picture, np.uint8), fd)
+            except BaseException:
+                if fd >= 0:
+                    os.close(fd)
+                    self._picture = None
+                raise
 
-    def _shared(self, image: GreyImage) -> Message:
-        """The picture in memory that both processes see: float32 pixels, then a byte of each pixel's validity."""
+    def _shared(self, opened: OpenImage, frame: int, view: NDArray[np.uint8], fd: int) -> Message:
+        image = opened.frame(frame, lambda shape: view[: 4 * math.prod(shape)].view(np.float32).reshape(shape))
         size = image.pixels.nbytes + (0 if image.valid is None else image.valid.nbytes)
-        picture, fd = self._room_for(size)
-        view = np.frombuffer(picture, np.uint8)
-        view[: image.pixels.nbytes].view(np.float32)[:] = image.pixels.ravel()
         if image.valid is not None:
             view[image.pixels.nbytes : size] = image.valid.ravel()
         if size > KEPT_BYTES:
