@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import delete, or_, select, update
+from sqlalchemy import delete, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from db import audit
@@ -24,7 +24,7 @@ from db.errors import ConflictError
 from db.house_tables import Deletion
 from db.order_tables import StudyOrder
 from db.retention import unfinished
-from db.states import DeletionScope, DeletionState, DeliveryState, JobState, StudyState
+from db.states import DeletionScope, DeletionState, DeliveryState, InstanceState, JobState, StudyState
 from db.tables import (
     Delivery,
     Instance,
@@ -148,6 +148,37 @@ def begin_aside(session: Session, refusal_id: int, *, actor: str, reason: str) -
         paths=paths, size_bytes=size, detail=detail, study_uid=refusal.study_instance_uid,
     )  # fmt: skip
     return True
+
+
+def begin_set_aside(session: Session, sop_instance_uid: str, *, actor: str, reason: str) -> bool:
+    """What lies in quarantine under that UID goes: an image of another patient, objects under a UID in use.
+
+    False where nothing does.
+    """
+    conflicts = select(Refusal.id).where(Refusal.sop_instance_uid == sop_instance_uid, Refusal.path != "")
+    begun = [begin_aside(session, one, actor=actor, reason=reason) for one in session.scalars(conflicts).all()]
+    image = session.scalars(
+        select(Instance)
+        .where(Instance.sop_instance_uid == sop_instance_uid, Instance.state == InstanceState.QUARANTINED)
+        .with_for_update()
+    ).one_or_none()
+    if image is None:
+        return any(begun)
+    study_uid = session.scalar(select(Study.study_instance_uid).where(Study.id == image.study_id)) or ""
+    affected(session, delete(RevisionInstance).where(RevisionInstance.instance_id == image.id))
+    affected(session, delete(Instance).where(Instance.id == image.id))
+    detail = {"sop_classes": audit.count_by_class([(image.sop_class_uid, image.sop_instance_uid)])}
+    paths, size = [image.path], image.size_bytes
+    _open(
+        session, DeletionScope.ASIDE, None, actor, reason,
+        paths=paths, size_bytes=size, detail=detail, study_uid=study_uid,
+    )  # fmt: skip
+    return True
+
+
+def open_count(session: Session) -> int:
+    """How many deletions are under way."""
+    return session.scalar(select(func.count()).where(Deletion.state == DeletionState.BEGUN)) or 0
 
 
 def claim(session: Session, owner: str, *, lease_s: float) -> Going | None:

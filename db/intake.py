@@ -256,9 +256,11 @@ def _beyond_quarantine(
         return set()
     with Session(connection, join_transaction_mode="create_savepoint") as session:
         lies = aside_bytes(session)
+        going = {one.path for one in foreign if is_going(session, one.path)}
     beyond = set()
     for one in foreign:
-        if lies + one.size_bytes > most_bytes:
+        # One that a person has just had deleted out of quarantine comes again: its old file is not gone yet.
+        if lies + one.size_bytes > most_bytes or one.path in going:
             beyond.add(one.sop_instance_uid)
         else:
             lies += one.size_bytes

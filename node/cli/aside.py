@@ -6,8 +6,11 @@ from typing import Annotated
 
 import typer
 
-from db import aside
+from db import aside, deletions
+from db.errors import ConfigError
 from node.cli.common import ACTOR, EXIT_FAILED, Config, Json, err, open_record, show
+from node.deletion import carry_out
+from node.identity import owner
 
 parked_app = typer.Typer(no_args_is_help=True)
 quarantine_app = typer.Typer(no_args_is_help=True)
@@ -58,6 +61,23 @@ def release(
     with open_record(config) as (_, record), record.write() as session:
         done = [uid for uid in instances if aside.release(session, uid, actor=ACTOR)]
     _tell(len(done), len(instances), "images are released; their studies are judged again")
+
+
+@quarantine_app.command("delete")
+def delete(
+    instances: Annotated[list[str], typer.Argument(metavar="UID…", help="SOP Instance UIDs of what was set aside.")],
+    reason: Annotated[str, typer.Option(help="Why; it is kept in the audit trail. Name no patient.")],
+    *,
+    config: Config = None,
+) -> None:
+    """Delete for good what was set aside under these UIDs; what is in its study is not touched."""
+    if not reason.strip():
+        raise ConfigError("say why: --reason")
+    with open_record(config) as (settings, record):
+        with record.write() as session:
+            done = [uid for uid in instances if deletions.begin_set_aside(session, uid, actor=ACTOR, reason=reason)]
+        carry_out(settings, record, owner(settings, "delete"))
+    _tell(len(done), len(instances), "objects are deleted")
 
 
 def _tell(done: int, asked: int, what: str) -> None:

@@ -6,10 +6,13 @@ from typing import Annotated
 
 import typer
 
+from db import deletions, listing
 from db import deliveries as db_deliveries
 from db import jobs as db_jobs
-from db import listing
+from db.errors import ConfigError
 from node.cli.common import ACTOR, EXIT_FAILED, Config, Json, err, open_record, show
+from node.deletion import carry_out, path_of_result
+from node.identity import owner
 
 studies_app = typer.Typer()
 instances_app = typer.Typer()
@@ -18,9 +21,11 @@ deliveries_app = typer.Typer()
 retry_app = typer.Typer()
 
 
-@studies_app.command()
-def studies(config: Config = None, json: Json = False) -> None:
-    """List the studies received, newest first."""
+@studies_app.callback(invoke_without_command=True)
+def studies(context: typer.Context, config: Config = None, json: Json = False) -> None:
+    """List the studies received, newest first; or delete one."""
+    if context.invoked_subcommand is not None:
+        return
     with open_record(config) as (_, record), record.read() as session:
         rows = listing.studies(session)
     show(
@@ -29,6 +34,33 @@ def studies(config: Config = None, json: Json = False) -> None:
         json,
         "No study has been received yet.",
     )
+
+
+@studies_app.command("delete")
+def delete_study(
+    study: Annotated[str, typer.Argument(metavar="UID", help="Its Study Instance UID.")],
+    reason: Annotated[str, typer.Option(help="Why; it is kept in the audit trail. Name no patient.")],
+    *,
+    config: Config = None,
+    force: Annotated[
+        bool,
+        typer.Option("--force", help="Even where something is not finished: jobs are closed, nothing more is sent."),
+    ] = False,
+) -> None:
+    """Delete a study for good: its images, its results here, what names the patient, what was found.
+
+    What was sent to other systems stays there. Its UIDs stay on record, so that none is used twice; images that come
+    again are read as those of a new study.
+    """
+    if not reason.strip():
+        raise ConfigError("say why: --reason")
+    with open_record(config) as (settings, record):
+        with record.write() as session:
+            deletions.begin_study(
+                session, study, path_of=path_of_result, actor=ACTOR, reason=reason.strip(), force=force
+            )
+        done = carry_out(settings, record, owner(settings, "delete"))
+    err.print("The study is deleted." if done else "The study is going; the keeper removes its files.")
 
 
 @instances_app.command()
