@@ -29,6 +29,7 @@ __all__ = [
     "SourceResult",
     "as_sop_class",
     "build_results",
+    "part_of",
     "readable_html",
     "sr_fallbacks",
 ]
@@ -48,7 +49,7 @@ def build_results(sources: Sequence[SourceResult], provenance: Provenance) -> tu
         raise ValueError("a report needs at least one source")
     if provenance.created_at.tzinfo is None:
         raise ValueError("created_at needs a time zone")
-    parts = [_part(result, provenance) for result in sources]
+    parts = [part_of(result, provenance) for result in sources]
     if len({part.source.study_uid for part in parts}) > 1:
         raise UnreadableError("the sources of one report belong to several studies")
     subject = read_subject(sources[0].header)
@@ -65,7 +66,8 @@ def build_results(sources: Sequence[SourceResult], provenance: Provenance) -> tu
     return tuple(results)
 
 
-def _part(result: SourceResult, provenance: Provenance) -> Part:
+def part_of(result: SourceResult, provenance: Provenance) -> Part:
+    """One source as a report tells of it. Raises like `build_results`."""
     source = read_source(result.header)
     reading = result.reading
     if reading is None:

@@ -79,11 +79,11 @@ def _loops(values: FloatArray, level: float) -> list[NDArray[np.float64]]:
     loops = []
     while onward:
         start, edge = onward.popitem()
-        points = [_crossing(values, level, start)]
+        edges = [start]
         while edge != start:
-            points.append(_crossing(values, level, edge))
+            edges.append(edge)
             edge = onward.pop(edge)
-        loops.append(np.array(points))
+        loops.append(_crossings(values, level, np.array(edges)))
     return loops
 
 
@@ -92,12 +92,13 @@ def _edge(side: int, row: int, column: int) -> _Edge:
     return orientation, row + down, column + across
 
 
-def _crossing(values: FloatArray, level: float, edge: _Edge) -> tuple[float, float]:
-    orientation, row, column = edge
-    here = float(values[row, column])
-    there = float(values[row + orientation, column + 1 - orientation])
+def _crossings(values: FloatArray, level: float, edges: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Where the map passes the level on each edge: (edges, 2) of (column, row)."""
+    along_column, row, column = edges.T
+    here = values[row, column].astype(np.float64)
+    there = values[row + along_column, column + 1 - along_column].astype(np.float64)
     share = (level - here) / (there - here)
-    return (column + share, float(row)) if orientation == 0 else (float(column), row + share)
+    return np.stack([column + share * (1 - along_column), row + share * along_column], axis=1)
 
 
 def _area(points: NDArray[np.float64]) -> float:

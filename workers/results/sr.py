@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from io import BytesIO
 
-from highdicom.sr import Comprehensive3DSR
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
@@ -19,11 +18,11 @@ from pydicom.uid import (
 from db.domain import ResultRef
 from db.errors import UnreadableError
 from workers.offers import SR_CLASSES
-from workers.results import codes
+from workers.results import codes, items
 from workers.results.contents import Provenance, ResultObject
-from workers.results.provenance import MANUFACTURER, encode, keep_raw, stamp
+from workers.results.provenance import code_item, encode, keep_raw, stamp
 from workers.results.subject import ACCESSION_NUMBER, Subject, put_raw
-from workers.results.tree import Part, content_tree, empty_tree
+from workers.results.tree import Part, content_tree
 from workers.results.uids import derive
 
 KIND = "SR"
@@ -57,24 +56,12 @@ def build_report(parts: Sequence[Part], provenance: Provenance, subject: Subject
     """One report about all sources of a job."""
     ref = report_ref(parts, provenance)
     refused = any(part.result.reading is None for part in parts)
-    document = Comprehensive3DSR(
-        evidence=_evidence(parts),
-        content=empty_tree(),
-        series_instance_uid=ref.series_instance_uid,
-        series_number=_SERIES_NUMBER,
-        series_description=_SERIES_DESCRIPTION,
-        sop_instance_uid=ref.sop_instance_uid,
-        instance_number=1,
-        manufacturer=MANUFACTURER,
-        is_complete=not refused,
-        is_final=False,
-        is_verified=False,
-        requested_procedures=[_request(ref, subject)],
-        previous_versions=[_document(p) for p in provenance.predecessors] or None,
-        transfer_syntax_uid=ExplicitVRLittleEndian,
-    )
-    # Given to the constructor, the tree would be copied and walked four times over: half of all the time.
-    document.ContentSequence = content_tree(parts, provenance, subject.holds_unicode).ContentSequence
+    document = _root(ref, parts, complete=not refused)
+    document.ReferencedRequestSequence = Items([_request(ref, subject)])
+    if provenance.predecessors:
+        document.PredecessorDocumentsSequence = Items(_by_series(provenance.predecessors))
+    content = items.sequence(content_tree(parts, provenance, subject.holds_unicode))
+    put_raw(document, items.CONTENT, "SQ", content)
     _name_private_schemes(document, parts)
     stamp(document, provenance, subject)
     subject.apply(document)
@@ -138,23 +125,53 @@ def read_report(data: bytes) -> Dataset:
     return dataset
 
 
-def _evidence(parts: Sequence[Part]) -> list[Dataset]:
-    """References to the sources and their overlays, without a patient: that is carried over in raw bytes later."""
+def _root(ref: ResultRef, parts: Sequence[Part], *, complete: bool) -> Dataset:
+    """The document without its content: PS3.3 A.35.13, C.17.2 and the root of C.17.3."""
+    document = Dataset()
+    document.SOPClassUID, document.SOPInstanceUID = UID(ref.sop_class_uid), UID(ref.sop_instance_uid)
+    document.StudyInstanceUID, document.SeriesInstanceUID = UID(ref.study_instance_uid), UID(ref.series_instance_uid)
+    document.Modality, document.SeriesNumber, document.InstanceNumber = KIND, _SERIES_NUMBER, 1
+    document.SeriesDescription = _SERIES_DESCRIPTION
+    document.ReferencedPerformedProcedureStepSequence = document.PerformedProcedureCodeSequence = Items([])
+    document.CurrentRequestedProcedureEvidenceSequence = Items(_by_series(_evidence(parts)))
+    document.CompletionFlag = "COMPLETE" if complete else "PARTIAL"
+    document.VerificationFlag, document.PreliminaryFlag = "UNVERIFIED", "PRELIMINARY"
+    document.ValueType, document.ContinuityOfContent = "CONTAINER", "SEPARATE"
+    document.ConceptNameCodeSequence = Items([code_item(*codes.REPORT[:3])])
+    template = Dataset()
+    template.MappingResource, template.TemplateIdentifier = "DCMR", "1500"
+    document.ContentTemplateSequence = Items([template])
+    return document
+
+
+def _evidence(parts: Sequence[Part]) -> list[ResultRef]:
+    """The sources and their overlays, without repeats."""
     sources = [
         ResultRef(s.sop_class_uid, s.sop_instance_uid, s.series_uid, s.study_uid) for p in parts for s, _ in p.images
     ]
-    listed = [_document(ref) for ref in (*sources, *(ref for p in parts for ref in p.pictures.values()))]
-    for keyword in ("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID"):
-        setattr(listed[0], keyword, "")
-    listed[0].StudyDate = listed[0].StudyTime = None
-    return listed
+    pictures = [ref for p in parts for ref in p.pictures.values()]
+    return list({ref.sop_instance_uid: ref for ref in reversed([*sources, *pictures])}.values())[::-1]
 
 
-def _document(ref: ResultRef) -> Dataset:
-    item = Dataset()
-    item.SOPClassUID, item.SOPInstanceUID = UID(ref.sop_class_uid), UID(ref.sop_instance_uid)
-    item.SeriesInstanceUID, item.StudyInstanceUID = UID(ref.series_instance_uid), UID(ref.study_instance_uid)
-    return item
+def _by_series(refs: Iterable[ResultRef]) -> list[Dataset]:
+    """Items of Hierarchical SOP Instance References (PS3.3 C.17.2.1), one for each study."""
+    studies: dict[str, dict[str, list[Dataset]]] = {}
+    for ref in refs:
+        item = Dataset()
+        item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = UID(ref.sop_class_uid), UID(ref.sop_instance_uid)
+        studies.setdefault(ref.study_instance_uid, {}).setdefault(ref.series_instance_uid, []).append(item)
+    return [_study(uid, series) for uid, series in studies.items()]
+
+
+def _study(study_uid: str, instances: dict[str, list[Dataset]]) -> Dataset:
+    study = Dataset()
+    study.StudyInstanceUID = UID(study_uid)
+    study.ReferencedSeriesSequence = Items([])
+    for series_uid, referenced in instances.items():
+        series = Dataset()
+        series.SeriesInstanceUID, series.ReferencedSOPSequence = UID(series_uid), Items(referenced)
+        study.ReferencedSeriesSequence.append(series)
+    return study
 
 
 def _request(ref: ResultRef, subject: Subject) -> Dataset:

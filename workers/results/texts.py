@@ -16,7 +16,7 @@ DISCLAIMER = "AI-generated preliminary result, not verified by a physician. Not 
 def fold(text: str, limit: int, unicode: bool) -> str:
     """``text`` without control characters, at most ``limit`` characters, in ASCII unless ``unicode``; never empty."""
     clean = _CONTROL.sub(" ", text)
-    if not unicode:
+    if not unicode and not clean.isascii():
         plain = unicodedata.normalize("NFKD", clean.translate(_PLAIN))
         clean = "".join(c for c in plain if not unicodedata.combining(c)).encode("ascii", "replace").decode("ascii")
     return clean.strip()[:limit].strip() or "unknown"

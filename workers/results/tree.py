@@ -9,42 +9,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from highdicom.sr import (
-    AlgorithmIdentification,
-    CodeContentItem,
-    CodedConcept,
-    ContainerContentItem,
-    ContentSequence,
-    DeviceObserverIdentifyingAttributes,
-    FindingSite,
-    GraphicTypeValues,
-    ImageContentItem,
-    ImageRegion,
-    LanguageOfContentItemAndDescendants,
-    Measurement,
-    MeasurementsAndQualitativeEvaluations,
-    ObserverContext,
-    PlanarROIMeasurementsAndQualitativeEvaluations,
-    QualitativeEvaluation,
-    RelationshipTypeValues,
-    SourceImageForMeasurementGroup,
-    SourceImageForRegion,
-    TextContentItem,
-    TrackingIdentifier,
-)
-from highdicom.sr.value_types import ContentItem
 from pydicom.sr.coding import Code
 
 from db.domain import ResultRef
 from models.contracts import Finding, Presence, Reading
-from workers.results import codes
+from workers.results import codes, items
 from workers.results.contents import Provenance, SeriesRead, SourceResult, explanation_of, grouped
 from workers.results.provenance import DEVICE_MODEL, MANUFACTURER
 from workers.results.regions import Outline, attention_outline, whole_image
 from workers.results.source import Source
 from workers.results.texts import DISCLAIMER, fold
 
-_CONTAINS = RelationshipTypeValues.CONTAINS
 _ALL_LABELS = "AI classification (all labels)"
 _MOST_TEXT = 1024
 _RANKED_SLICES = 5
@@ -100,172 +75,137 @@ class Part:
         return [self.result.frame] if self.source.frames > 1 else None
 
 
-def empty_tree() -> ContainerContentItem:
-    """The root container alone."""
-    root = ContainerContentItem(codes.REPORT, is_content_continuous=False, template_id="1500")
-    root.ContentSequence = ContentSequence()
-    return root
+def content_tree(parts: Sequence[Part], provenance: Provenance, unicode: bool) -> list[bytes]:
+    """The children of the root container, of a report about all sources of a job: encoded content items."""
+    return [
+        items.code(codes.LANGUAGE, codes.ENGLISH, items.MODIFIES),
+        *_observer(provenance, unicode),
+        items.code(codes.PROCEDURE_REPORTED, codes.procedure(parts[0].source.modality), items.MODIFIES),
+        _library(parts),
+        _measurements(parts, provenance, unicode),
+        _evaluations(parts, unicode),
+    ]
 
 
-def content_tree(parts: Sequence[Part], provenance: Provenance, unicode: bool) -> ContainerContentItem:
-    """The root container of a report about all sources of a job."""
-    root = empty_tree()
-    children = ContentSequence()
-    children.extend(LanguageOfContentItemAndDescendants(CodedConcept.from_code(codes.ENGLISH)))
-    children.extend(_observer(provenance, unicode))
-    children.append(
-        CodeContentItem(
-            codes.PROCEDURE_REPORTED, codes.procedure(parts[0].source.modality), RelationshipTypeValues.HAS_CONCEPT_MOD
-        )
-    )
-    children.append(_library(parts))
-    children.append(_measurements(parts, provenance, unicode))
-    children.append(_evaluations(parts, unicode))
-    root.ContentSequence = children
-    return root
-
-
-def _container(name: Code, children: Sequence[ContentItem]) -> ContainerContentItem:
-    container = ContainerContentItem(name, is_content_continuous=False, relationship_type=_CONTAINS)
-    if children:
-        container.ContentSequence = ContentSequence(children)
-    return container
-
-
-def _observer(provenance: Provenance, unicode: bool) -> ObserverContext:
+def _observer(provenance: Provenance, unicode: bool) -> list[bytes]:
+    """TID 1001 with TID 1004: this node."""
     name = fold(provenance.ae_title, 64, unicode)
-    device = DeviceObserverIdentifyingAttributes(
-        uid=provenance.device_uid,
-        name=name,
-        manufacturer_name=MANUFACTURER,
-        model_name=DEVICE_MODEL,
-        serial_number=name,
-    )
-    return ObserverContext(CodedConcept.from_code(codes.DEVICE), device)
+    words = [
+        (codes.DEVICE_NAME, name),
+        (codes.DEVICE_MANUFACTURER, MANUFACTURER),
+        (codes.DEVICE_MODEL_NAME, DEVICE_MODEL),
+        (codes.DEVICE_SERIAL, name),
+    ]
+    return [
+        items.code(codes.OBSERVER_TYPE, codes.DEVICE, items.OBSERVES),
+        items.uid(codes.DEVICE_UID, provenance.device_uid, items.OBSERVES),
+        *(items.text(concept, word, items.OBSERVES) for concept, word in words),
+    ]
 
 
-def _library(parts: Sequence[Part]) -> ContainerContentItem:
-    images = [_image(*image) for part in parts for image in part.images]
-    return _container(codes.IMAGE_LIBRARY, [_container(codes.IMAGE_LIBRARY_GROUP, images)])
+def _library(parts: Sequence[Part]) -> bytes:
+    images = [_image(codes.SOURCE, *image) for part in parts for image in part.images]
+    return items.container(codes.IMAGE_LIBRARY, [items.container(codes.IMAGE_LIBRARY_GROUP, images)])
 
 
-def _image(source: Source, frames: list[int] | None) -> ImageContentItem:
-    return ImageContentItem(
-        codes.SOURCE,
-        source.sop_class_uid,
-        source.sop_instance_uid,
-        referenced_frame_numbers=frames,
-        relationship_type=_CONTAINS,
-    )
+def _image(purpose: Code, source: Source, frames: list[int] | None, relation: str = items.CONTAINS) -> bytes:
+    return items.image(purpose, source.sop_class_uid, source.sop_instance_uid, frames, relation)
 
 
-def _measurements(parts: Sequence[Part], provenance: Provenance, unicode: bool) -> ContainerContentItem:
+def _measurements(parts: Sequence[Part], provenance: Provenance, unicode: bool) -> bytes:
     read = [(part, part.result.reading) for part in parts if part.result.reading is not None]
-    container = _container(codes.IMAGING_MEASUREMENTS, [])
-    groups = ContentSequence()
     ranked = [(f, part, reading) for part, reading in read for f in grouped(reading)]
-    for finding, part, reading in sorted(ranked, key=lambda entry: entry[0].presence is not Presence.PRESENT):
-        groups.extend(_finding_group(finding, part, reading, provenance, unicode))
+    ranked.sort(key=lambda entry: entry[0].presence is not Presence.PRESENT)
+    found = [_finding_group(finding, part, reading, provenance, unicode) for finding, part, reading in ranked]
     # PixelMed, the judge of IHE's profile, wants a region in every group of a report where one group has one.
-    bounded = bool(groups)
-    for part, reading in read:
-        groups.extend(_label_group(part, reading, provenance, unicode, bounded))
-    if groups:
-        container.ContentSequence = groups
-    return container
+    labels = [_label_group(part, reading, provenance, unicode, bounded=bool(found)) for part, reading in read]
+    return items.container(codes.IMAGING_MEASUREMENTS, [*found, *labels])
 
 
-def _finding_group(
-    finding: Finding, part: Part, reading: Reading, provenance: Provenance, unicode: bool
-) -> PlanarROIMeasurementsAndQualitativeEvaluations:
+def _finding_group(finding: Finding, part: Part, reading: Reading, provenance: Provenance, unicode: bool) -> bytes:
     label, presence = codes.code_of(finding.code, unicode), codes.PRESENCE[finding.presence]
     identifier = f"{fold(finding.display, 64, unicode)} [{presence.meaning}]"
     calibrated = "yes" if finding.calibrated else "no"
-    group = PlanarROIMeasurementsAndQualitativeEvaluations(
-        tracking_identifier=TrackingIdentifier(
-            uid=provenance.tracking_uid(part.subject_uid, finding.key), identifier=identifier
-        ),
-        finding_type=label,
-        finding_sites=[] if finding.site is None else [FindingSite(codes.code_of(finding.site, unicode))],
-        algorithm_id=_algorithm(
+    children = [
+        *_tracking(identifier, provenance.tracking_uid(part.subject_uid, finding.key)),
+        items.code(codes.FINDING, label),
+    ]
+    if finding.site is not None:
+        children.append(items.code(codes.FINDING_SITE, codes.code_of(finding.site, unicode), items.MODIFIES))
+    children += [
+        *_algorithm(
             provenance,
             unicode,
             f"threshold={finding.threshold:.3f}",
             f"operating-point={finding.operating_point}",
             f"output=sigmoid; calibrated={calibrated}",
         ),
-        measurements=[Measurement(codes.PROBABILITY, value=round(finding.probability, 6), unit=codes.NO_UNITS)],
-        qualitative_evaluations=[QualitativeEvaluation(label, presence)],
-        geometric_purpose=codes.BOUNDED_BY,
-        referenced_region=_region(finding, part, reading),
-    )
+        items.number(codes.PROBABILITY, round(finding.probability, 6), codes.NO_UNITS),
+        items.code(label, presence),
+        items.code(codes.GEOMETRIC_PURPOSE, codes.BOUNDED_BY),
+        _image_region(part, region_of(finding, part, reading)),
+    ]
     picture = part.pictures.get(finding.key)
     if picture is not None:
-        group[0].ContentSequence.append(
-            ImageContentItem(
-                codes.VISUAL_EXPLANATION, picture.sop_class_uid, picture.sop_instance_uid, relationship_type=_CONTAINS
-            )
-        )
-    return group
+        children.append(items.image(codes.VISUAL_EXPLANATION, picture.sop_class_uid, picture.sop_instance_uid))
+    return _group(children, "1410")
 
 
-def _region(finding: Finding, part: Part, reading: Reading) -> ImageRegion:
+def _group(children: Sequence[bytes], template: str) -> bytes:
+    return items.container(codes.MEASUREMENT_GROUP, children, continuous=True, template=template)
+
+
+def _tracking(identifier: str, uid: str) -> list[bytes]:
+    return [
+        items.text(codes.TRACKING_IDENTIFIER, identifier, items.OBSERVES),
+        items.uid(codes.TRACKING_UID, uid, items.OBSERVES),
+    ]
+
+
+def region_of(finding: Finding, part: Part, reading: Reading) -> Outline:
+    """Where the model looked, or the whole image."""
     rows, columns = part.shape
     found = explanation_of(reading, finding)
     outline = None if found is None else attention_outline(found, rows, columns)
-    return _image_region(part, whole_image(rows, columns) if outline is None else outline)
+    return whole_image(rows, columns) if outline is None else outline
 
 
-def _image_region(part: Part, outline: Outline) -> ImageRegion:
-    return ImageRegion(
-        GraphicTypeValues.POLYLINE,
-        outline,
-        SourceImageForRegion(
-            part.source.sop_class_uid, part.source.sop_instance_uid, referenced_frame_numbers=part.frames
-        ),
-    )
+def _image_region(part: Part, outline: Outline) -> bytes:
+    source = _image(codes.SOURCE, part.source, part.frames, items.SELECTED_FROM)
+    return items.polyline(codes.IMAGE_REGION, outline, source)
 
 
-def _label_group(
-    part: Part, reading: Reading, provenance: Provenance, unicode: bool, bounded: bool
-) -> MeasurementsAndQualitativeEvaluations:
+def _label_group(part: Part, reading: Reading, provenance: Provenance, unicode: bool, *, bounded: bool) -> bytes:
     # Validators take a group with a site or a number for one with a region, so this one has neither.
-    group = MeasurementsAndQualitativeEvaluations(
-        tracking_identifier=TrackingIdentifier(
-            uid=provenance.tracking_uid(part.subject_uid, ""), identifier=_ALL_LABELS
-        ),
-        algorithm_id=_algorithm(provenance, unicode),
-        qualitative_evaluations=[
-            QualitativeEvaluation(codes.code_of(f.code, unicode), codes.PRESENCE[f.presence]) for f in reading.findings
-        ],
-        source_images=[
-            SourceImageForMeasurementGroup(
-                source.sop_class_uid, source.sop_instance_uid, referenced_frame_numbers=frames
-            )
-            for source, frames in part.images
-        ],
-    )
+    children = [
+        *_tracking(_ALL_LABELS, provenance.tracking_uid(part.subject_uid, "")),
+        *_algorithm(provenance, unicode),
+        *(items.code(codes.code_of(f.code, unicode), codes.PRESENCE[f.presence]) for f in reading.findings),
+        *(_image(codes.SOURCE_OF_MEASUREMENT, *image) for image in part.images),
+    ]
     if bounded:
-        group[0].ContentSequence.append(_image_region(part, whole_image(*part.shape)))
-    return group
+        children.append(_image_region(part, whole_image(*part.shape)))
+    return _group(children, "1501")
 
 
-def _algorithm(provenance: Provenance, unicode: bool, *parameters: str) -> AlgorithmIdentification:
+def _algorithm(provenance: Provenance, unicode: bool, *parameters: str) -> list[bytes]:
+    """TID 4019."""
     model = provenance.model
-    return AlgorithmIdentification(
-        name=fold(model.name, 64, unicode),
-        version=fold(model.version, 64, unicode),
-        manufacturer=fold(model.manufacturer, 64, unicode),
-        parameters=[
-            f"weights-sha256={model.weights_digest}",
-            f"bundle-sha256={model.bundle_digest}",
-            *(fold(parameter, 64, unicode) for parameter in parameters),
-        ],
-        family=codes.ARTIFICIAL_INTELLIGENCE,
-    )
+    words = [
+        (codes.ALGORITHM_NAME, fold(model.name, 64, unicode)),
+        (codes.ALGORITHM_VERSION, fold(model.version, 64, unicode)),
+        (codes.ALGORITHM_MANUFACTURER, fold(model.manufacturer, 64, unicode)),
+        (codes.ALGORITHM_PARAMETERS, f"weights-sha256={model.weights_digest}"),
+        (codes.ALGORITHM_PARAMETERS, f"bundle-sha256={model.bundle_digest}"),
+        *((codes.ALGORITHM_PARAMETERS, fold(parameter, 64, unicode)) for parameter in parameters),
+    ]
+    return [
+        *(items.text(concept, word, items.MODIFIES) for concept, word in words),
+        items.code(codes.ALGORITHM_FAMILY, codes.ARTIFICIAL_INTELLIGENCE, items.MODIFIES),
+    ]
 
 
-def _evaluations(parts: Sequence[Part], unicode: bool) -> ContainerContentItem:
+def _evaluations(parts: Sequence[Part], unicode: bool) -> bytes:
     readings = [part.result.reading for part in parts if part.result.reading is not None]
     verdict = codes.summary(len(readings), len(parts) - len(readings), any(grouped(r) for r in readings))
     comments = [DISCLAIMER]
@@ -277,9 +217,9 @@ def _evaluations(parts: Sequence[Part], unicode: bool) -> ContainerContentItem:
         if part.result.series is not None:
             comments.extend(_slices(part, part.result.series))
         comments.extend(f"note on {part.subject}: {note}" for note in part.result.reading.notes)
-    items: list[ContentItem] = [CodeContentItem(codes.SUMMARY, verdict, _CONTAINS)]
-    items.extend(TextContentItem(codes.COMMENT, fold(c, _MOST_TEXT, unicode), _CONTAINS) for c in comments)
-    return _container(codes.QUALITATIVE_EVALUATIONS, items)
+    children = [items.code(codes.SUMMARY, verdict)]
+    children += [items.text(codes.COMMENT, fold(comment, _MOST_TEXT, unicode)) for comment in comments]
+    return items.container(codes.QUALITATIVE_EVALUATIONS, children)
 
 
 def _slices(part: Part, series: SeriesRead) -> list[str]:
