@@ -142,6 +142,10 @@ def _keep(draft: Draft, wanted: Sequence[str], *, exclusive: bool) -> None:
             f"{draft.name} has samples of labels that are not in 'labels': {found}. Name them there, in 'drop', merge "
             "them by 'rename', or set exclusive to false"
         )
+    for label, count in lost.items() if draft.exclusive else ():
+        if count:
+            # A class without the finding, or a finding whose name was mistyped: only a person can tell.
+            draft.problems.note(draft.name, f"samples of {shown(label)} count as negative for every label", count)
     _remap(draft, tuple(wanted), {label: [label] for label in wanted})
 
 

@@ -39,11 +39,12 @@ WEIGHTS = "weights.npz"
 
 @dataclass(frozen=True)
 class Progress:
-    """For people who wait. images, judged: (done, all), of reading and of measuring. step: (phase, done, all, loss).
-    epoch: at the end of each."""
+    """For people who wait. images, judged: (done, all), of reading and of measuring. problems: of the data, before
+    anything is trained. step: (phase, done, all, loss). epoch: at the end of each."""
 
     images: Callable[[int, int], None] = lambda *_: None
     judged: Callable[[int, int], None] = lambda *_: None
+    problems: Callable[[Sequence[Problem]], None] = lambda _: None
     step: Callable[[str, int, int, float], None] = lambda *_: None
     epoch: Callable[[Epoch], None] = lambda _: None
 
@@ -104,6 +105,7 @@ def train_plan(
     folder = RunFolder(out)
     read = _read(plan, folders, cache or out / "planes", progress, divide)
     folder.describe(plan, text, read.split, read.problems)
+    progress.problems(read.problems)
 
     def member(number: int) -> Trained:
         mine = plan.model_copy(

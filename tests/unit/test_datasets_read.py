@@ -234,6 +234,16 @@ def test_no_class_is_lost_in_silence(tmp_path: Path) -> None:
         labels_csv(tmp_path, THREE, labels=["sick", "well"])
 
 
+def test_a_class_that_is_no_label_is_counted_where_it_stands_for_negative(tmp_path: Path) -> None:
+    rows = "a.png,s,1,sick\nb.png,s,2,normal\nc.png,s,3,sikc\nd.png,s,4,normal\n"
+    found = labels_csv(tmp_path, rows, labels=["sick"], exclusive=False)
+    assert [sample.targets["sick"] for sample in found.samples] == [1.0, 0.0, 0.0, 0.0]
+    assert {problem.what: problem.count for problem in found.problems} == {
+        "samples of 'normal' count as negative for every label": 2,
+        "samples of 'sikc' count as negative for every label": 1,
+    }
+
+
 @pytest.mark.parametrize("option", [{"labels": ["ill"]}, {"drop": ["ill"]}, {"rename": {"ill": "sick"}}])
 def test_unknown_label_names_are_refused_with_the_known(tmp_path: Path, option: dict[str, Any]) -> None:
     with pytest.raises(DatasetError, match=r"'ill', which labels\.csv does not have; its labels are 'sick', 'well'"):
