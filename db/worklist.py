@@ -15,14 +15,14 @@ from typing import Any
 from sqlalchemy import ColumnElement, Text, and_, cast, func, not_, or_, select
 from sqlalchemy.orm import Session
 
+from db import orders
+from db.domain import PRIORITIES, ShownOrder
 from db.states import DeliveryState, JobState, StudyState
 from db.tables import Audit, Delivery, Instance, Job, Revision, Series, Study
 
 MOST_ROWS = 200
 _PRESENT = '%"presence": "present"%'
 _NO_JOB = "stored"
-# The most urgent first.
-PRIORITIES = ("stat", "urgent", "routine")
 _UNDER_WAY = (DeliveryState.PENDING, DeliveryState.SENDING, DeliveryState.SENT, DeliveryState.DEAD)
 
 
@@ -84,7 +84,7 @@ class JobView:
 
 @dataclass(frozen=True)
 class StudyRow:
-    """One line of the worklist. deliveries: how many are in each state."""
+    """One line of the worklist. deliveries: how many are in each state. order: None where none is asked for."""
 
     id: int
     study_instance_uid: str
@@ -100,6 +100,7 @@ class StudyRow:
     instances: int
     jobs: tuple[JobView, ...]
     deliveries: dict[DeliveryState, int] = field(default_factory=dict)
+    order: ShownOrder | None = None
 
 
 @dataclass(frozen=True)
@@ -231,6 +232,7 @@ def _rows(session: Session, ids: Sequence[int]) -> tuple[StudyRow, ...]:
         modalities[study_id].add(modality)
     counts, parts = _instances(session, ids)
     jobs = _jobs(session, ids)
+    ordered = orders.of_studies(session, ids)
     deliveries = _deliveries(session, ids)
     return tuple(
         StudyRow(
@@ -248,6 +250,7 @@ def _rows(session: Session, ids: Sequence[int]) -> tuple[StudyRow, ...]:
             instances=counts[one.id],
             jobs=tuple(jobs[one.id]),
             deliveries=dict(deliveries[one.id]),
+            order=ordered.get(one.id),
         )
         for one in (studies[study_id] for study_id in ids if study_id in studies)
     )

@@ -74,8 +74,8 @@ STATUS_MEANINGS = {
     Status.SUCCESS: (
         "all",
         (
-            "Durable and recorded. Of C-STORE also for an object already held, and for another one under its UID, which is "
-            "set aside."
+            "Durable and recorded. Of C-STORE also for an object already held, and for another one under its UID, "
+            "which is set aside."
         ),
     ),
     Status.INVALID_VALUE: ("N-CREATE, N-SET, N-ACTION", "A UID is none, or a procedure step does not begin as such."),
@@ -105,8 +105,8 @@ STATUS_MEANINGS = {
     Status.NOT_AUTHORISED: (
         "N-ACTION",
         (
-            "No peer entry names the AE that asks for commitment, so that it could not be told. Who may not send gets no "
-            "association."
+            "No peer entry names the AE that asks for commitment, so that it could not be told. Who may not send gets "
+            "no association."
         ),
     ),
     Status.UNRECOGNISED_OPERATION: ("any other request", "The node serves the operations of this table only."),

@@ -7,7 +7,8 @@ from datetime import datetime
 from typing import Any
 
 from db import worklist
-from db.states import DeliveryState, JobState, StudyState
+from db.domain import PRIORITIES, ShownOrder
+from db.states import DeliveryState, JobState, OrderState, StudyState
 from db.worklist import JobView, StudyRow
 from node.settings_web import Web
 
@@ -29,6 +30,18 @@ DELIVERY_WORDS = {
     DeliveryState.SENT: "sent",
     DeliveryState.UNCONFIRMED: "sent, no proof",
     DeliveryState.CONFIRMED: "confirmed",
+    DeliveryState.WITHDRAWN: "withdrawn",
+}
+_ORDER_WORDS = {
+    OrderState.WANTED: "asked for",
+    OrderState.ABSENT: "none found",
+    OrderState.MISMATCHED: "another patient's",
+    OrderState.VOUCHED: "another patient's, a person has looked",
+}
+_GONE_WORDS = {
+    StudyState.DELETING: "being deleted",
+    StudyState.CLEARED: "images deleted",
+    StudyState.DELETED: "deleted",
 }
 
 
@@ -51,7 +64,8 @@ class Finding:
 class Line:
     """A study in the worklist. state: a word for style sheets, beside state_text for people. late: over its target.
 
-    hidden: what the models say is not shown yet. deliveries: (word, text, how many); None where the number would tell.
+    hidden: what the models say is not shown yet. order: how far the hospital's order for it is known. procedure: what
+    was ordered. deliveries: (word, text, how many); None where the number would tell.
     """
 
     uid: str
@@ -75,6 +89,8 @@ class Line:
     images: int
     received_at: datetime
     hidden: bool = False
+    procedure: str = ""
+    order: str = ""
 
 
 def line(row: StudyRow, web: Web, now: datetime, *, show_patient: bool, show_ai: bool = True) -> Line:
@@ -82,7 +98,7 @@ def line(row: StudyRow, web: Web, now: datetime, *, show_patient: bool, show_ai:
     jobs = [job for job in row.jobs if job.current]
     state, state_text, reason = _state(row, jobs)
     # What is found raises a study's priority, but comes too late to be a target for finding it.
-    ordered = next((one for one in worklist.PRIORITIES if any(job.priority == one for job in jobs)), "")
+    ordered = next((one for one in PRIORITIES if any(job.priority == one for job in jobs)), "")
     target_s = web.target_s(ordered)
     ended = [job.finished_at for job in jobs]
     over = max((at for at in ended if at is not None), default=now) if all(ended) and jobs else now
@@ -111,6 +127,8 @@ def line(row: StudyRow, web: Web, now: datetime, *, show_patient: bool, show_ai:
         images=row.instances,
         received_at=row.last_received_at,
         hidden=not show_ai,
+        procedure=row.order.procedure if row.order is not None and show_patient else "",
+        order=_order(row.order),
     )
 
 
@@ -149,7 +167,15 @@ def _finding(one: dict[str, Any]) -> Finding | None:
 
 
 def _state(row: StudyRow, jobs: list[JobView]) -> tuple[str, str, str]:
+    word, text, reason = _work(row, jobs)
+    gone = _GONE_WORDS.get(row.state, "")
+    return word, f"{text}, {gone}" if gone else text, reason
+
+
+def _work(row: StudyRow, jobs: list[JobView]) -> tuple[str, str, str]:
     if not jobs:
+        if row.order is not None and row.order.state is OrderState.MISMATCHED:
+            return "parked", "needs attention", row.order.reason
         if row.state is StudyState.RECEIVING:
             return "receiving", "being received", row.reason
         return "stored", "stored only", "no route has a model read it"
@@ -161,6 +187,14 @@ def _state(row: StudyRow, jobs: list[JobView]) -> tuple[str, str, str]:
     if others:
         text = f"{text} ({len(jobs) - others} of {len(jobs)})"
     return word, text, first.reason
+
+
+def _order(order: ShownOrder | None) -> str:
+    if order is None:
+        return ""
+    if order.state is OrderState.MATCHED:
+        return f"ordered as {order.priority}"
+    return f"{_ORDER_WORDS[order.state]}: {order.reason}" if order.reason else _ORDER_WORDS[order.state]
 
 
 def _deliveries(row: StudyRow, *, counted: bool) -> tuple[tuple[str, str, int | None], ...]:

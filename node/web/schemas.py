@@ -32,6 +32,8 @@ class StudyAnswer(_Answer):
     study_description: str | None
     modalities: list[str]
     body_parts: list[str]
+    requested_procedure: str | None = Field(description="Of its order; null where none is known, or it is masked.")
+    order: str = Field(description="How far the hospital's order for it is known; empty where none is asked for.")
     priority: str | None = Field(description="stat, urgent or routine; null where no model is asked.")
     age_s: float = Field(description="Seconds from the first image to now, or to the end of all work.")
     target_s: float = Field(description="Seconds in which a study of this priority should be read.")

@@ -11,6 +11,7 @@ from urllib.parse import urlencode
 from fastapi import Depends, FastAPI, Query, Request, Response
 
 from db import audit, saved_views, worklist
+from db.domain import PRIORITIES
 from db.states import DeliveryState, JobState
 from db.types import utcnow
 from db.worklist import Cursor, Filter
@@ -25,7 +26,7 @@ from node.web.schemas import StudiesAnswer, StudyAnswer
 
 STATES = ("receiving", "stored", *(state.value.lower() for state in JobState))
 DELIVERIES = tuple(state.value.lower() for state in DeliveryState)
-PRIORITIES = worklist.PRIORITIES
+
 PAGE_ROWS = 50
 _EPOCH, _MICROSECOND = datetime(1970, 1, 1, tzinfo=UTC), timedelta(microseconds=1)
 _CURSOR = re.compile(r"(\d{1,20})-(\d{1,18})")
@@ -143,6 +144,8 @@ def as_answer(one: Line) -> dict[str, Any]:
         "patient_id": None if one.masked else one.patient_id,
         "accession_number": None if one.masked else one.accession,
         "study_description": None if one.masked else one.description,
+        "requested_procedure": one.procedure or None,
+        "order": one.order,
         "modalities": list(one.modalities),
         "body_parts": list(one.body_parts),
         "priority": one.priority or None,

@@ -6,7 +6,7 @@ from datetime import timedelta
 
 from sqlalchemy import select, update
 
-from db import aside, audit, notices, orders, outbox, pledges
+from db import aside, audit, notices, orders, outbox, pledges, worklist
 from db.domain import NewOrder, more_urgent
 from db.order_tables import Notice, StudyOrder
 from db.session import Record
@@ -194,3 +194,14 @@ def test_a_commitment_is_answered_until_the_peer_has_taken_it(record: Record) ->
         assert pledges.give_up(session, due.id, "the peer was away for a day")
         assert pledges.claim_due(session, now + timedelta(days=1), lease_s=60) == []
     assert events(record, "commitment_asked") == ["7.7", "7.7"]
+
+
+def test_the_worklist_shows_a_matched_order_with_its_study(record: Record) -> None:
+    study_id = wanted(record)
+    with record.write() as session:
+        orders.settle(session, study_id, OrderState.MATCHED, reason="ordered as stat", order=STAT)
+    with record.read() as session:
+        shown = worklist.study(session, STUDY)
+    assert shown is not None
+    assert shown.order is not None
+    assert (shown.order.accession_number, shown.order.priority, shown.order.procedure) == ("A-1", "stat", "Chest PA")
