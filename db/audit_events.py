@@ -16,6 +16,7 @@ Event = Literal[
     "settings_changed",
     # Associations and images.
     "association_rejected",
+    "handshake_failed",
     "instances_received",
     "instance_refused",
     "patient_mismatch",

@@ -10,7 +10,7 @@ import structlog
 from pydicom._uid_dict import UID_dictionary
 from sqlalchemy.exc import SQLAlchemyError
 
-from db import audit, deliveries
+from db import deliveries
 from db.domain import NewRefusal
 from db.errors import RetriableError
 from db.intake import record_refusal
@@ -18,13 +18,14 @@ from db.session import Record
 from db.states import RefusalKind
 from db.types import utcnow
 from node import access
+from node.audit.alerts import Alerts
 from node.commitment import COMMITMENT_CLASS, MOST_REPORT_BYTES, CommitmentReport, decode_report, settle_report
 from node.intake import Arrival, Receiver
 from node.settings import Settings
 from node.statuses import Status
 from node.syntaxes import supported_contexts
 from node.upper_layer import commands, negotiation
-from node.upper_layer.association import Caller, DataSet, Rejected, printable
+from node.upper_layer.association import Caller, DataSet, Rejected, TurnedAway, printable
 from node.upper_layer.commands import Command
 from node.upper_layer.negotiation import Accepted, Context, Request
 from node.worklist.provider import NoticeProvider
@@ -49,6 +50,7 @@ class Handlers:
         self.settings = settings
         self.record = record
         self.receiver = Receiver(settings, record, owner)
+        self.alerts = Alerts(record)
         self.notices = NoticeProvider(settings, record)
 
     def judge(self, request: Request, address: str) -> Rejected | None:
@@ -70,16 +72,17 @@ class Handlers:
         return self._reject(request, address, rejected, rejection.reason)
 
     def _reject(self, request: Request, address: str, rejected: Rejected, reason: str) -> Rejected:
-        calling = printable(request.calling_ae)[:16]
-        log.warning("association_rejected", calling_ae=calling, peer_address=address, reason=reason)
-        try:
-            with self.record.write() as session:
-                audit.note(
-                    session, "association_rejected", actor=calling, outcome="failure", reason=reason, address=address
-                )
-        except (RetriableError, SQLAlchemyError) as error:
-            log.error("rejection_not_recorded", cause=type(error).__name__)
+        caller = Caller(printable(request.calling_ae)[:16], address)
+        self.turned_away("association_rejected", caller, reason)
         return rejected
+
+    def turned_away(self, what: TurnedAway, caller: Caller, reason: str) -> None:
+        """Put on record whom the node refused. Without an AE title, the address is all that is known of it."""
+        self.alerts.note(what, caller.ae_title or caller.address, caller.address, reason)
+
+    def close(self) -> None:
+        """Put on record what is not yet; the server has stopped."""
+        self.alerts.close()
 
     def accept(self, request: Request, caller: Caller) -> Accepted:
         """Answer the proposals. A sender drops in silence what was not negotiated, so the record says it here."""

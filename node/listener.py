@@ -30,7 +30,8 @@ def run_listener(settings: Settings, record: Record, stop: threading.Event, read
     incoming = storage.incoming_dir(settings.data_dir, name).resolve()
     storage.make_folders(settings.data_dir)
     left = storage.unfinished(settings.data_dir.resolve(), incoming, time.time())
-    server = scp.start(settings, Handlers(settings, record, name))
+    handlers = Handlers(settings, record, name)
+    server = scp.start(settings, handlers)
     # Only now: had another listener this address, its files would be among them.
     if left:
         log.info("unfinished_removed", files=storage.remove(left))
@@ -41,6 +42,7 @@ def run_listener(settings: Settings, record: Record, stop: threading.Event, read
     ready()
     stop.wait()
     server.stop()
+    handlers.close()
 
 
 def _tell(failure: threading.ExceptHookArgs) -> None:

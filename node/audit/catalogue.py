@@ -70,7 +70,7 @@ class Who(Enum):
     STARTER = "what was started or stopped, and who did it"
     SENDER = "a peer that sends to this node"
     RECEIVER = "a peer that this node sends to"
-    APPLICATION = "an application that tells this node something by HL7"
+    APPLICATION = "a machine without an AE title: it speaks HL7, or got no further than its TLS handshake"
 
 
 class What(Enum):
@@ -113,6 +113,7 @@ MEANINGS: dict[Event, Meaning] = {
     "application_stopped": Meaning(APPLICATION_ACTIVITY, "E", Who.STARTER, What.NOTHING, APPLICATION_STOP),
     "settings_changed": _alert(SECURITY_CONFIGURATION, Who.NODE),
     "association_rejected": _alert(NODE_AUTHENTICATION, Who.SENDER),
+    "handshake_failed": _alert(NODE_AUTHENTICATION, Who.APPLICATION),
     "instances_received": Meaning(INSTANCES_TRANSFERRED, "C", Who.SENDER, What.STUDY),
     "instance_refused": Meaning(INSTANCES_TRANSFERRED, "C", Who.SENDER, What.PART),
     "patient_mismatch": _alert(RESTRICTED_FUNCTION, Who.SENDER),

@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 import structlog
 
@@ -54,11 +54,17 @@ class Caller:
     address: str
 
 
+TurnedAway = Literal["association_rejected", "handshake_failed"]
+
+
 class Services(Protocol):
     """What the node does with what it is asked."""
 
     def judge(self, request: Request, address: str) -> Rejected | None:
         """None where the association may be opened."""
+
+    def turned_away(self, what: TurnedAway, caller: Caller, reason: str) -> None:
+        """Told of whom the upper layer itself turned away; what was asked of `judge` is known there."""
 
     def accept(self, request: Request, caller: Caller) -> Accepted:
         """What of its proposals is taken. Raises ProtocolError."""
@@ -114,7 +120,7 @@ class Association:
         rejected = self._services.judge(request, self._caller.address)
         if rejected is None and not self._admit():
             rejected = LIMIT_EXCEEDED
-            self._log("association_rejected", "limits.max_associations are open")
+            self._services.turned_away("association_rejected", self._caller, "limits.max_associations are open")
         if rejected is not None:
             self._wire_end(wire.reject(rejected.result, rejected.source, rejected.diagnostic))
             return False

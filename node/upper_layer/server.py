@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import structlog
 
 from node.settings import Limits
-from node.upper_layer.association import Association, Services
+from node.upper_layer.association import Association, Caller, Services
 from node.upper_layer.wire import Wire
 
 log = structlog.get_logger(__name__)
@@ -135,7 +135,15 @@ class Server:
             given_up = connection not in self._connections
         if given_up:
             raise ConnectionAbortedError("given up for a newer connection")
-        greeted.do_handshake()
+        try:
+            greeted.do_handshake()
+        except (ssl.SSLEOFError, ssl.SSLZeroReturnError):
+            # Whoever only tries the port says nothing and goes.
+            raise
+        except ssl.SSLError as error:
+            said = getattr(error, "verify_message", "") or error.reason or "it speaks no TLS"
+            self._services.turned_away("handshake_failed", Caller("", connection.address), f"TLS handshake: {said}")
+            raise
 
     def _admit(self, connection: _Connection) -> bool:
         with self._lock:

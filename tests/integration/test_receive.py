@@ -28,6 +28,7 @@ from node import scu
 from node.commitment import CommitmentReport
 from node.listener import listener_name
 from node.settings import Peer
+from tests.support import raw_association
 from tests.support.listening import CR, Listener, chest_file, dataset_bytes, running
 from tests.support.processes import free_port
 from tests.support.raw_association import associated, store
@@ -84,6 +85,24 @@ def test_echo_and_wrong_called_title(listener: Listener) -> None:
     assert subprocess.run([*echo, "-aec", "OTHER"], timeout=30, check=False).returncode != 0
     with listener.record.read() as session:
         assert session.scalar(select(Audit.event).where(Audit.event == "association_rejected"))
+
+
+def test_a_thousand_rejected_associations_are_a_few_rows_that_tell_of_all(listener: Listener) -> None:
+    def rejected(number: int) -> bool:
+        with raw_association.connected(listener.port, 60) as one:
+            one.send(raw_association.request(called="OTHER", calling=f"AE{number}"))
+            answer = one.read()
+        return answer is not None and answer.kind == raw_association.ASSOCIATE_RJ
+
+    with ThreadPoolExecutor(8) as strangers:
+        assert all(strangers.map(rejected, range(1000)))
+    assert listener.echoes()
+    listener.process.terminate()
+    assert listener.process.wait(15) == 0
+    with listener.record.read() as session:
+        found = list(session.scalars(select(Audit).where(Audit.event == "association_rejected")))
+    assert sum(row.detail["attempts"] for row in found) == 1000
+    assert len(found) < 20
 
 
 def test_received_bytes_are_on_disk_and_in_the_record(listener: Listener, tmp_path: Path) -> None:

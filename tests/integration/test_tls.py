@@ -6,11 +6,15 @@ import socket
 import ssl
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from db import audit
+from db.audit import Wanted
 from node import scu
 from node.settings import Peer, Settings, Tls
 from node.tls import client_context
@@ -67,6 +71,29 @@ def test_a_peer_without_one_or_with_a_strangers_is_not(guarded: Guarded, tmp_pat
         plain.sendall(b"\x01\x00\x00\x00\x00\x44")
         assert ends(plain)
     assert scu.echo(guarded.peer, guarded.settings).ok
+
+
+def test_failed_handshakes_are_on_record_and_a_thousand_of_them_are_a_few_rows(guarded: Guarded) -> None:
+    def attempt(number: int) -> None:
+        with guarded.connect() as plain, suppress(ConnectionError):
+            # Every tenth only tries the port, as health checks do.
+            if number % 10:
+                plain.sendall(b"\x01\x00\x00\x00\x00\x44")
+            else:
+                plain.shutdown(socket.SHUT_WR)
+            ends(plain)
+
+    with ThreadPoolExecutor(8) as strangers:
+        list(strangers.map(attempt, range(1000)))
+    assert scu.echo(guarded.peer, guarded.settings).ok
+    stopped = guarded.listener.process
+    stopped.terminate()
+    assert stopped.wait(15) == 0
+    with guarded.listener.record.read() as session:
+        found = list(audit.entries(session, Wanted(events=("handshake_failed",))))
+    assert sum(row.detail["attempts"] for row in found) == 900
+    assert len(found) < 20
+    assert {(row.actor, row.outcome) for row in found} == {("127.0.0.1", "failure")}
 
 
 def closes(guarded: Guarded, context: ssl.SSLContext) -> bool:

@@ -1,0 +1,118 @@
+"""Whom this node turned away, on record; no more rows than a flood of attempts may cost the audit trail.
+
+Whoever may connect may try a thousand times a minute. The first attempts of each address have a row each, those that
+follow within the window share one that says how many there were: each attempt is told, few rows are needed.
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+
+import structlog
+from sqlalchemy.exc import SQLAlchemyError
+
+from db import audit
+from db.audit_events import Event
+from db.errors import RetriableError
+from db.session import Record
+
+log = structlog.get_logger(__name__)
+
+WINDOW_S = 60.0
+ROWS_EACH = 5
+"""Attempts of one address in one window that have a row of their own."""
+MOST_ADDRESSES = 100
+"""Told apart in one window; all others count as one, without an address."""
+SEVERAL = "several"
+
+
+@dataclass
+class _Attempts:
+    """In one window. untold: those that no row tells of yet; actor, reason: of the last of them."""
+
+    rows: int = 0
+    untold: int = 0
+    actor: str = ""
+    reason: str = ""
+
+    def add(self, actor: str, reason: str) -> None:
+        """One more without a row."""
+        self.untold += 1
+        self.actor = actor if self.actor in ("", actor) else SEVERAL
+        self.reason = reason
+
+
+_Key = tuple[Event, str]
+
+
+class Alerts:
+    """Belongs to one process; every method may be called from any thread."""
+
+    def __init__(self, record: Record, window_s: float = WINDOW_S) -> None:
+        self._record = record
+        self._window_s = window_s
+        self._lock = threading.Lock()
+        self._seen: dict[_Key, _Attempts] = {}
+        self._timer: threading.Timer | None = None
+        self._closed = False
+
+    def note(self, event: Event, actor: str, address: str, reason: str) -> None:
+        """One attempt that was turned away. A record that is away changes nothing for the peer; the row comes later."""
+        log.warning(event, calling_ae=actor, peer_address=address, reason=reason)
+        with self._lock:
+            key = (event, address)
+            if key not in self._seen and len(self._seen) >= MOST_ADDRESSES:
+                key = (event, "")
+            attempts = self._seen.setdefault(key, _Attempts())
+            if attempts.rows >= ROWS_EACH and not self._closed:
+                attempts.add(actor, reason)
+                return
+            attempts.rows += 1
+            self._begin_window()
+        if not self._written(event, actor, address, reason):
+            with self._lock:
+                self._seen.setdefault(key, attempts).add(actor, reason)
+
+    def close(self) -> None:
+        """Tell what is untold; from now on each attempt has its row."""
+        with self._lock:
+            self._closed = True
+            if self._timer is not None:
+                self._timer.cancel()
+        self._end_window()
+
+    def _begin_window(self) -> None:
+        """With the lock held."""
+        if self._timer is None and not self._closed:
+            self._timer = threading.Timer(self._window_s, self._end_window)
+            self._timer.daemon = True
+            self._timer.start()
+
+    def _end_window(self) -> None:
+        with self._lock:
+            ended, self._seen, self._timer = self._seen, {}, None
+        left = {key: one for key, one in ended.items() if one.untold and not self._summed(key, one)}
+        if not left:
+            return
+        with self._lock:
+            for key, one in left.items():
+                newer = self._seen.setdefault(key, one)
+                if newer is not one:
+                    newer.untold += one.untold
+            self._begin_window()
+
+    def _summed(self, key: _Key, attempts: _Attempts) -> bool:
+        event, address = key
+        return self._written(event, attempts.actor, address, attempts.reason, attempts.untold)
+
+    def _written(self, event: Event, actor: str, address: str, reason: str, count: int = 1) -> bool:
+        try:
+            with self._record.write() as session:
+                audit.note(
+                    session, event, actor=actor, outcome="failure", reason=reason, address=address, attempts=count
+                )
+        except (RetriableError, SQLAlchemyError) as error:
+            log.error("alert_not_recorded", what=event, attempts=count, cause=type(error).__name__)
+            return False
+        return True
