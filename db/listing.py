@@ -7,6 +7,7 @@ from typing import Any
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from db import orders
 from db.tables import Delivery, Instance, Job, Refusal, Result, Revision, Series, Study
 
 Row = dict[str, Any]
@@ -135,7 +136,8 @@ def result_paths(session: Session, job_id: str) -> list[tuple[str, str]]:
 def counts(session: Session) -> dict[str, dict[str, int]]:
     """How many rows are in each state, per table; for metrics and `doctor`."""
     tables = {"studies": Study.state, "instances": Instance.state, "jobs": Job.state, "deliveries": Delivery.state}
-    return {
+    by_state = {
         name: {row[0].value: row[1] for row in session.execute(select(column, func.count()).group_by(column))}
         for name, column in tables.items()
     }
+    return {**by_state, "orders": orders.counts(session)}

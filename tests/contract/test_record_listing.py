@@ -140,6 +140,7 @@ def test_rows_are_counted_by_state(record: Record) -> None:
             "instances": {"QUARANTINED": 1, "ROUTED": 1},
             "jobs": {"DONE": 1},
             "deliveries": {"PENDING": 2},
+            "orders": {},
         }
 
 

@@ -77,7 +77,7 @@ def test_a_transaction_is_written_whole_or_not_at_all(record: Record) -> None:
     with pytest.raises(ZeroDivisionError):
         fail_half_way()
     with record.read() as session:
-        assert listing.counts(session) == {"studies": {}, "instances": {}, "jobs": {}, "deliveries": {}}
+        assert listing.counts(session) == {"studies": {}, "instances": {}, "jobs": {}, "deliveries": {}, "orders": {}}
 
 
 def test_a_broken_constraint_is_no_outage(record: Record) -> None:
