@@ -26,7 +26,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError,
 from models.contracts import BoolArray, FloatArray, GreyImage, LinearWindow, LookupTable, ModelInput, Placement
 from models.conventions import CONVENTIONS
 from models.errors import ManifestError, PreprocessError
-from models.voi import percentile_window, window
+from models.voi import foreground_window, percentile_window, window
 
 SMALLEST_SIDE_PIXELS = 8
 """Fewer rows or columns than this cannot be a radiograph, and most resampling has no meaning on them."""
@@ -164,15 +164,18 @@ class Normalise(_Step):
     """Stretch the windowed image so that the two percentiles of its valid pixels become 0 and 1; the rest is clipped.
 
     Brings files that were windowed by different hands (8-bit exports, 12 to 16-bit originals) onto one contrast.
+    foreground: the upper percentile is of what is brighter than the ground, as for MR, where air is most of the image.
     """
 
     step: Literal["normalise"] = "normalise"
     low_percentile: float = Field(default=1.0, ge=0, lt=50)
     high_percentile: float = Field(default=99.0, gt=50, le=100)
+    foreground: bool = False
 
     def apply(self, frame: Frame) -> Frame:
         """Returns ``frame`` with pixels in [0, 1]."""
-        pixels = percentile_window(frame.pixels, frame.values(), self.low_percentile, self.high_percentile)
+        stretch = foreground_window if self.foreground else percentile_window
+        pixels = stretch(frame.pixels, frame.values(), self.low_percentile, self.high_percentile)
         return replace(frame, pixels=_padding_black(pixels, frame.valid))
 
 

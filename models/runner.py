@@ -15,8 +15,9 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 from models.contracts import FloatArray
-from models.errors import ArchitectureError, GoldenError, RuntimeUnavailable
+from models.errors import ArchitectureError, GoldenError, PreprocessError, RuntimeUnavailable
 from models.gate import pooled, require_fit
+from models.preprocess import apply, grey_from_uint8
 from models.registry import Bundle
 from models.series import attention_of
 
@@ -89,8 +90,10 @@ def _runner(bundle: Bundle, accelerator: Accelerator) -> Runner:
 def check_golden(bundle: Bundle, runner: Runner) -> float:
     """The largest difference to the bundle's own logits, on the scale of GOLDEN_TOLERANCE.
 
-    Raises GoldenError where it exceeds GOLDEN_TOLERANCE, ArchitectureError where the bundle's gate does not fit.
+    Raises GoldenError where it exceeds GOLDEN_TOLERANCE or this release prepares the bundle's test picture differently,
+    ArchitectureError where the bundle's gate does not fit.
     """
+    _check_preprocessing(bundle)
     inputs, expected = _golden(bundle)
     passes = [runner.run(one[np.newaxis]) for one in inputs]
     require_fit(bundle, passes[0].features)
@@ -102,6 +105,21 @@ def check_golden(bundle: Bundle, runner: Runner) -> float:
     if not worst <= GOLDEN_TOLERANCE:
         raise GoldenError(f"bundle {bundle.manifest.id} answers its test vectors {worst:g} off; install it again")
     return worst
+
+
+def _check_preprocessing(bundle: Bundle) -> None:
+    """A picture, uint8, and what the steps made of it where the bundle was made; not every bundle has one."""
+    try:
+        with np.load(bundle.golden, allow_pickle=False) as golden:
+            if "raw" not in golden.files:
+                return
+            raw, expected = golden["raw"], golden["raw_input"].astype(np.float32)
+        got = apply(bundle.manifest.preprocessing, grey_from_uint8(raw)).array
+    except (KeyError, ValueError, OSError, PreprocessError, zipfile.BadZipFile) as error:
+        raise GoldenError(f"bundle {bundle.manifest.id} has no readable test picture; install it again") from error
+    scale = max(1.0, float(np.abs(expected).max(initial=0.0)))
+    if got.shape != expected.shape or not float(np.abs(got - expected).max()) / scale <= GOLDEN_TOLERANCE:
+        raise GoldenError(f"this release prepares the test picture of bundle {bundle.manifest.id} differently")
 
 
 def _golden(bundle: Bundle) -> tuple[FloatArray, FloatArray]:

@@ -6,7 +6,7 @@ import pytest
 from models.contracts import GreyImage, LinearWindow, LookupTable
 from models.errors import ManifestError, PreprocessError
 from models.preprocess import Steps, apply, grey_from_uint8, parse_steps, prepare
-from models.voi import window
+from models.voi import foreground_window, window
 
 CORE: list[dict[str, object]] = [
     {"step": "window"},
@@ -189,6 +189,32 @@ def test_normalise_brings_two_exports_onto_one_contrast() -> None:
 def test_what_cannot_be_read_is_refused(image: GreyImage) -> None:
     with pytest.raises(PreprocessError):
         apply(steps(), image)
+
+
+@pytest.mark.parametrize("margin", [2, 40])
+def test_of_the_foreground_it_does_not_matter_how_much_air_there_is(margin: int) -> None:
+    random = np.random.default_rng(7)
+    head = random.uniform(300, 900, (40, 40)).astype(np.float32)
+    whole = random.uniform(0, 20, (40 + 2 * margin, 40 + 2 * margin)).astype(np.float32)
+    whole[margin:-margin, margin:-margin] = head
+    side = len(whole)
+    listed = [
+        {"step": "window", "mode": "fixed", "center": 500.0, "width": 1000.0, "function": "LINEAR_EXACT"},
+        {"step": "invert"},
+        {"step": "normalise", "foreground": True},
+        {"step": "resize_pad", "rows": side, "columns": side},
+        *CORE[3:],
+    ]
+    stretched = apply(parse_steps(listed), GreyImage(whole)).array[margin:-margin, margin:-margin, 0]
+    np.testing.assert_allclose(stretched, np.clip(head / np.percentile(head, 99), 0, 1), atol=0.01)
+
+
+def test_normalising_by_the_foreground_of_an_even_image_is_the_plain_one() -> None:
+    pixels = np.full((32, 32), 5, np.float32)
+    pixels[4, 4] = 9
+    assert foreground_window(pixels, pixels, 1, 99).max() == 1
+    with pytest.raises(PreprocessError, match="uniform"):
+        foreground_window(np.ones((9, 9), np.float32), np.ones((9, 9), np.float32), 1, 99)
 
 
 def test_each_channel_shows_its_own_range() -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from models.cli import app
 from models.compile import target_of
 from models.contracts import GreyImage, Presence
 from models.errors import GoldenError, NoReadingError, RuntimeUnavailable
+from models.preprocess import apply, grey_from_uint8
 from models.reading import read_image
 from models.registry import Bundle, load_bundle
 from models.runner import GOLDEN_TOLERANCE, Forward, KerasRunner, LiteRtRunner, check_golden, load_runner
@@ -70,6 +73,33 @@ def test_other_answers_than_the_golden_ones_are_refused(bundle: Bundle, tmp_path
     np.savez(folder / "golden.npz", inputs=inputs, logits=logits + 0.01)
     bundles.write_manifest(folder, bundles.document(folder))
     with pytest.raises(GoldenError):
+        load_runner(load_bundle(folder), "cpu")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda array: array, ""),
+        (lambda array: array + np.float16(0.01), "differently"),
+        (lambda array: array[:-1], "differently"),
+        (lambda array: np.full_like(array, np.nan), "differently"),
+    ],
+)
+def test_a_picture_that_is_prepared_differently_is_refused(
+    bundle: Bundle, tmp_path: Path, change: Any, said: str
+) -> None:
+    folder = Path(shutil.copytree(bundle.weights.parent, tmp_path / "prepared"))
+    raw = np.random.default_rng(2).integers(0, 256, (90, 70)).astype(np.uint8)
+    steps = load_bundle(folder).manifest.preprocessing
+    with np.load(folder / "golden.npz") as golden:
+        arrays = {name: golden[name] for name in golden.files}
+    arrays |= {"raw": raw, "raw_input": change(apply(steps, grey_from_uint8(raw)).array.astype(np.float16))}
+    np.savez(folder / "golden.npz", **arrays)
+    bundles.write_manifest(folder, bundles.document(folder))
+    if not said:
+        load_runner(load_bundle(folder), "cpu")
+        return
+    with pytest.raises(GoldenError, match=said):
         load_runner(load_bundle(folder), "cpu")
 
 
