@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from pydicom import dcmread
 from typer.testing import CliRunner
 
 from models.contracts import Presence
@@ -217,15 +218,26 @@ def test_a_name_that_is_no_plan_is_refused(tmp_path: Path) -> None:
     assert CliRunner().invoke(app, ["chest", "--out", str(tmp_path)]).exit_code == 2
 
 
+def list_a_nodule(folder: Path) -> None:
+    """A place in a real chest as a table of annotations has it; no nodule is there."""
+    (folder / "lidc-dicom").symlink_to(shared_data() / "dicom" / "ct_chest")
+    header = dcmread(next((shared_data() / "dicom" / "ct_chest").rglob("*.dcm")), stop_before_pixels=True)
+    place = np.array(header.ImagePositionPatient) + 200 * np.array([*map(float, header.PixelSpacing), 0])
+    row = ",".join([header.SeriesInstanceUID, *map(str, place), "4", "5", "", "3"])
+    columns = "seriesuid,coordX,coordY,coordZ,reader1,reader2,reader3,reader4"
+    (folder / "annotations.csv").write_text(f"{columns}\n{row}\n")
+
+
 def test_every_command_of_the_guide_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = GUIDE.read_text(encoding="utf-8")
     (plan,) = re.findall(r"^```toml plan\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
     (tmp_path / "brain.toml").write_text(plan)
     (tmp_path / "pictures").symlink_to(shared_data() / "mr2d")
     (tmp_path / "weights").symlink_to(shared_data() / "weights")
+    list_a_nodule(tmp_path)
     blocks = re.findall(r"^```([^\n]*)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
     lines = [line for language, block in blocks if not language for line in block.splitlines()]
-    commands = [line.partition("  #")[0] for line in lines if line.startswith("radnode ")]
+    commands = [line.partition("  #")[0] for line in lines if line.startswith(("radnode ", "python "))]
     assert [shlex.split(command)[1] for command in commands].count("train") >= 1
     assert {"models verify", "models pack", "evaluate runs/brain/bundles/brain-mr"} <= {
         " ".join(shlex.split(command)[1:3]) for command in commands
@@ -238,8 +250,9 @@ def test_every_command_of_the_guide_runs(tmp_path: Path, monkeypatch: pytest.Mon
         "RADNODE_DATA_DIR": str(tmp_path / "node"),
     }
     for command in commands:
+        program, *arguments = shlex.split(command)
         done = subprocess.run(
-            [sys.executable, "-m", "node.cli.main", *shlex.split(command)[1:]],
+            [sys.executable, *(["-m", "node.cli.main"] if program == "radnode" else []), *arguments],
             cwd=tmp_path,
             env=environment,
             capture_output=True,
@@ -247,6 +260,12 @@ def test_every_command_of_the_guide_runs(tmp_path: Path, monkeypatch: pytest.Mon
             check=False,
         )
         assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+        if arguments[0] == "train" and "--folds" not in arguments:
+            assert "samples of 'no_tumour' count as negative for every label" in done.stderr
+        if arguments[0] == "evaluate":
+            (source,) = json.loads(done.stdout)["sources"].values()
+            assert 0 < source["auroc"]["low"] <= source["auroc"]["value"] <= source["auroc"]["high"] <= 1
+    assert len((tmp_path / "lidc" / "nodules.csv").read_text().splitlines()) == 2
     figures = json.loads((tmp_path / "runs" / "brain" / "evaluation.json").read_text())["all_images"]["labels"][
         "tumour"
     ]
