@@ -1,4 +1,4 @@
-.PHONY: setup peers lint check demo test soak models
+.PHONY: setup peers lint check demo test soak sbom audit models
 
 setup: .venv/ready
 
@@ -32,6 +32,14 @@ test: setup peers lint
 # What takes minutes: load, faults and mutants in numbers.
 soak: setup peers
 	.venv/bin/python -m pytest -q --durations=15 -m soak
+
+# The bill of materials of what is installed at a hospital (CycloneDX), and what is known against it. See docs/security.md.
+sbom: setup
+	.venv/bin/python -W ignore::UserWarning -m cyclonedx_py requirements requirements.lock --pyproject pyproject.toml \
+		--of JSON --sv 1.6 --output-reproducible --validate -o sbom.json
+
+audit: setup
+	.venv/bin/python deploy/audit_lock.py requirements.lock
 
 # Every bundle of models/recipes made again, for hours; DATA holds the data sets and start weights. What lacks data says so.
 DATA ?= $(or $(RADNODE_SHARED_DATA),../shared/data)

@@ -160,12 +160,17 @@ def test_no_password_has_a_default(compose: dict[str, Any]) -> None:
 
 def test_our_containers_are_confined(compose: dict[str, Any]) -> None:
     for name, service in compose["services"].items():
+        assert not service.get("privileged"), name
+        assert service["security_opt"] == ["no-new-privileges:true"], name
+        assert not {"cap_add", "devices", "pid", "ipc", "network_mode"} & set(service), name
         if "radnode" not in service["image"]:
             continue
         assert service["read_only"] is True, name
         assert service["cap_drop"] == ["ALL"], name
         assert service["user"] == "10001:10001", name
-        assert "no-new-privileges:true" in service["security_opt"], name
+        # What is written goes to the data volume or to memory.
+        assert service["tmpfs"] == ["/tmp"], name
+        assert [v for v in service["volumes"] if not v.endswith(":ro")] == ["data:/var/lib/radnode"], name
 
 
 def test_the_parts_of_the_compose_file_exist(compose: dict[str, Any]) -> None:
