@@ -111,7 +111,9 @@ def count_by_class(instances: Iterable[tuple[str, str]]) -> dict[str, dict[str, 
 
 def entries(session: Session, wanted: Wanted, *, limit: int | None = None, newest: bool = False) -> Iterator[Entry]:
     """What matches, oldest first unless `newest`; streamed, so that millions of rows need no memory."""
-    query = _where(select(Audit, AuditLink.position, AuditLink.digest).outerjoin_from(Audit, AuditLink, _SAME), wanted)
+    query = narrowed(
+        select(Audit, AuditLink.position, AuditLink.digest).outerjoin_from(Audit, AuditLink, _SAME), wanted
+    )
     query = query.order_by(Audit.id.desc() if newest else Audit.id)
     if limit is not None:
         query = query.limit(limit)
@@ -136,7 +138,8 @@ _SAME = AuditLink.audit_id == Audit.id
 _Rows = Select[Audit, int, str]
 
 
-def _where(query: _Rows, wanted: Wanted) -> _Rows:
+def narrowed(query: _Rows, wanted: Wanted) -> _Rows:
+    """The query with the filter's conditions."""
     if wanted.events:
         query = query.where(Audit.event.in_(list(wanted.events)))
     for column, value in (

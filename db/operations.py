@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import Select, func, select
 from sqlalchemy.orm import Session
 
 from db import outbox
 from db.states import DeliveryState, JobState
-from db.tables import Audit, Delivery, Job, Result, Study
+from db.tables import Audit, Delivery, Instance, Job, Result, RevisionInstance, Study
 
 MOST_JOBS = 1000
 MOST_EVENTS = 1000
@@ -266,13 +266,30 @@ def _address(detail: dict[str, Any]) -> str:
     return str(detail.get("address") or detail.get("peer_address") or "")
 
 
-def recent_summaries(session: Session, model: str, model_version: str) -> list[dict[str, Any]]:
-    """What the latest `MOST_JOBS` finished jobs say of their images, of one model version among them."""
-    latest = (
+def _latest_done() -> Select[str]:
+    return (
         select(Job.id)
         .where(Job.finished_at.is_not(None), Job.state == JobState.DONE)
         .order_by(Job.finished_at.desc())
         .limit(MOST_JOBS)
     )
-    query = select(Job.summary).where(Job.id.in_(latest), Job.model == model, Job.model_version == model_version)
+
+
+def recent_summaries(session: Session, model: str, model_version: str) -> list[dict[str, Any]]:
+    """What the latest `MOST_JOBS` finished jobs say of their images, of one model version among them."""
+    query = select(Job.summary).where(
+        Job.id.in_(_latest_done()), Job.model == model, Job.model_version == model_version
+    )
     return [row[0] or {} for row in session.execute(query)]
+
+
+def recent_facts(session: Session, model: str, model_version: str) -> list[dict[str, Any]]:
+    """The header facts of at most `MOST_JOBS` images that the latest jobs of one model version read."""
+    query = (
+        select(Instance.facts)
+        .join(RevisionInstance, RevisionInstance.instance_id == Instance.id)
+        .join(Job, Job.revision_id == RevisionInstance.revision_id)
+        .where(Job.id.in_(_latest_done()), Job.model == model, Job.model_version == model_version)
+        .limit(MOST_JOBS)
+    )
+    return list(session.scalars(query))

@@ -16,16 +16,21 @@ from db.states import JobState, StudyState
 from db.tables import Job, Revision, RevisionInstance, RoutingDecision, Study
 
 _WITHOUT_IMAGES = frozenset({StudyState.DELETING, StudyState.CLEARED, StudyState.DELETED})
+_HERE = frozenset({StudyState.RECEIVING, StudyState.COMPLETE})
 _FINISHED = frozenset({JobState.DONE, JobState.NOT_ANALYSED})
 
 
 @dataclass(frozen=True)
 class Rerun:
-    """opened: revisions that are read anew. retried: parked jobs queued again. left: jobs that are under way anyway."""
+    """opened: revisions that are read anew. retried: parked jobs queued again. left: jobs that are under way anyway.
 
-    opened: int
-    retried: int
-    left: int
+    gone: nothing can be done, its images are deleted.
+    """
+
+    opened: int = 0
+    retried: int = 0
+    left: int = 0
+    gone: bool = False
 
     @property
     def changed(self) -> bool:
@@ -41,6 +46,8 @@ def rerun(session: Session, study_instance_uid: str, *, actor: str) -> Rerun | N
     study = session.scalars(held).one_or_none()
     if study is None or study.state in _WITHOUT_IMAGES:
         return None
+    if study.state not in _HERE:
+        return Rerun(gone=True)
     opened = retried = left = 0
     for revision in _current(session, study.id):
         work = list(session.scalars(select(Job).where(Job.revision_id == revision.id).order_by(Job.created_at, Job.id)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Annotated, Any
@@ -15,9 +16,25 @@ from db.errors import RadnodeError
 from db.session import Record
 from node import broker, storage
 from node.settings import Settings
-from node.web import live, login, metrics, oidc, reading, rerun, retry, study, views, worklist
+from node.web import (
+    audit_page,
+    live,
+    login,
+    metrics,
+    model_page,
+    oidc,
+    operations,
+    reading,
+    rerun,
+    retry,
+    rule_tester,
+    study,
+    views,
+    worklist,
+)
 from node.web.access import Access, LocalOrAccess, Open, require_guarded
 from node.web.context import Context, context_of
+from node.web.desk import desk
 from node.web.guard import Guard, client_of
 from node.web.identity import Principal
 from node.web.live import Changes
@@ -27,6 +44,10 @@ from node.web.permissions import Permission
 from node.web.pictures import Pictures
 from node.web.problems import add_handlers
 
+_PARTS = (
+    *(login, oidc, worklist, views, study, reading, retry, rerun, live),
+    *(operations, rule_tester, model_page, audit_page),
+)
 NOTICE = "Research use. Not a medical device; results are preliminary and unverified."
 
 
@@ -51,7 +72,7 @@ def create_app(settings: Settings, record: Record) -> FastAPI:
     add_handlers(app)
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
     _add_health(app)
-    for part in (login, oidc, worklist, views, study, reading, retry, rerun, live):
+    for part in _PARTS:
         part.add_routes(app)
     app.get("/api/openapi.json", include_in_schema=False)(openapi)
     app.get("/api/docs", include_in_schema=False)(docs)
@@ -62,6 +83,8 @@ def create_app(settings: Settings, record: Record) -> FastAPI:
 def _lifespan(context: Context) -> Callable[[FastAPI], Any]:
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        # Loading it takes a second or two, which the first reader should not have to wait.
+        threading.Thread(target=desk, daemon=True).start()
         yield
         context.changes.stop()
 

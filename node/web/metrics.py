@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import timedelta
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import GaugeMetricFamily
 
-from db import audit_chain, circuits, listing, outbox
+from db import audit_chain, circuits, deletions, listing, operations, outbox, retention
 from db.session import Record
+from db.types import utcnow
 from node.settings import Settings
+from node.web import figures
+from node.web.figures import QUANTILES, Silence, Spread
 
 
 class RecordCollector:
-    """Counts per state, messages waiting, open circuits, free disk."""
+    """Counts per state, what waits and for how long, turnaround, silent peers, open circuits, free disk."""
 
     def __init__(self, settings: Settings, record: Record) -> None:
         self.settings = settings
@@ -28,6 +32,13 @@ class RecordCollector:
             unsealed, chain_end = audit_chain.waiting(session), audit_chain.head(session).position
             collector = self.settings.audit.collector
             unsent = chain_end - audit_chain.cursor(session, collector) if collector else 0
+            aside_bytes, going = retention.aside_bytes(session), deletions.open_count(session)
+            now = utcnow()
+            took = figures.spreads(operations.turnaround(session, now - timedelta(hours=1)))
+            oldest_at = operations.queues(session).oldest_queued_at
+            peers = self.settings.peers
+            watched = {peer.ae_title.strip() for peer in peers.values() if peer.silent_after_min is not None}
+            quiet = figures.silences(peers, operations.last_study(session, watched), now)
         for name, states in counts.items():
             family = GaugeMetricFamily(f"radnode_{name}", f"How many {name} are in each state.", labels=["state"])
             for state, count in states.items():
@@ -40,8 +51,43 @@ class RecordCollector:
         for destination in open_now:
             broken.add_metric([destination], 1)
         yield broken
+        oldest_s = figures.waited_s(oldest_at, now)
+        yield GaugeMetricFamily("radnode_job_oldest_wait_seconds", "Longest wait of a queued job.", value=oldest_s)
+        yield from _turnaround(took)
+        yield from _silence(quiet)
         free = shutil.disk_usage(self.settings.data_dir).free
         yield GaugeMetricFamily("radnode_disk_free_bytes", "Free space of the data folder, in bytes.", value=free)
+        low = free < self.settings.retention.early_below_bytes
+        yield GaugeMetricFamily("radnode_disk_low", "1 below retention.early_below_bytes.", value=int(low))
+        yield GaugeMetricFamily("radnode_quarantine_bytes", "Bytes of what was set aside.", value=aside_bytes)
+        yield GaugeMetricFamily("radnode_deletions_open", "Deletions whose files are not all gone.", value=going)
+
+
+def _turnaround(took: Mapping[str, Spread]) -> Iterator[GaugeMetricFamily]:
+    family = GaugeMetricFamily(
+        "radnode_turnaround_seconds",
+        "Seconds that the jobs finished within the last hour took, by stage: wait, read, whole, sent.",
+        labels=["stage", "quantile"],
+    )
+    for stage, spread in took.items():
+        for share, value in zip(QUANTILES, spread.seconds, strict=True):
+            family.add_metric([stage, str(share)], value)
+    yield family
+
+
+def _silence(quiet: Iterable[Silence]) -> Iterator[GaugeMetricFamily]:
+    silent = GaugeMetricFamily(
+        "radnode_peer_silent", "1 where a peer has sent no study for longer than silent_after_min.", labels=["peer"]
+    )
+    age = GaugeMetricFamily(
+        "radnode_peer_last_study_age_seconds", "Seconds since the latest image of a peer's studies.", labels=["peer"]
+    )
+    for one in quiet:
+        silent.add_metric([one.peer], float(one.silent))
+        if one.age_s is not None:
+            age.add_metric([one.peer], one.age_s)
+    yield silent
+    yield age
 
 
 def render(settings: Settings, record: Record) -> bytes:

@@ -15,6 +15,15 @@ from node.web.identity import Principal
 
 FOLDER = Path(__file__).parent
 STATIC = FOLDER / "static"
+_FILTERS = (
+    wording.duration,
+    wording.minute,
+    wording.moment,
+    wording.person_name,
+    wording.probability,
+    wording.seconds,
+    wording.size,
+)
 
 
 class Pages:
@@ -28,7 +37,7 @@ class Pages:
             trim_blocks=True,
             lstrip_blocks=True,
         )
-        for one in (wording.duration, wording.minute, wording.moment, wording.person_name, wording.probability):
+        for one in _FILTERS:
             self._environment.filters[one.__name__] = one
         self._environment.globals["static"] = _versioned({path.name: path for path in STATIC.iterdir()})
 

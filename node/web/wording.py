@@ -38,6 +38,20 @@ def duration(seconds: float) -> str:
     return f"{whole // _DAY_S} d {whole % _DAY_S // _HOUR_S} h"
 
 
+def seconds(value: float) -> str:
+    """As measured: `0.42 s`, `12 s`; from two minutes on as `duration` says it."""
+    if value >= 2 * _MINUTE_S:
+        return duration(value)
+    return f"{value:.2f} s" if value < 10 else f"{value:.0f} s"
+
+
+def size(count_bytes: float) -> str:
+    """`12 GiB`, `640 MiB`."""
+    if count_bytes >= 1024**3:
+        return f"{count_bytes / 1024**3:.{1 if count_bytes < 10 * 1024**3 else 0}f} GiB"
+    return f"{count_bytes / 1024**2:.0f} MiB"
+
+
 def probability(value: float) -> str:
     """Two decimals, but never the certainty of 0.00 or 1.00."""
     if value > 0.99:

@@ -4,9 +4,15 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from db import audit, deliveries, jobs, operations
+import pytest
+from sqlalchemy import select
+
+from db import audit, audit_look, deliveries, jobs, operations
+from db.audit import Wanted
+from db.audit_tables import AuditLink
 from db.session import Record
 from db.states import DeliveryState, JobState
+from db.tables import Audit
 from db.types import utcnow
 from tests.support.records import (
     NOON,
@@ -77,6 +83,7 @@ def test_who_reads_what(record: Record) -> None:
         (last,) = operations.last_read(session)
         summaries = operations.recent_summaries(session, "cxr", "1.0.0")
         assert operations.recent_summaries(session, "cxr", "9.9.9") == []
+        assert operations.recent_facts(session, "cxr", "1.0.0") == [image().facts]
     assert (now.owner, now.job_id, now.study_instance_uid) == ("host-a:worker-2", held, "5.9")
     assert (last.owner, last.model, last.model_version) == (WORKER, "cxr", "1.0.0")
     assert summaries == [outcome().summary]
@@ -92,3 +99,31 @@ def test_who_was_heard_of_and_when(record: Record) -> None:
         heard = {one.calling_ae: (one.received, one.refused) for one in operations.heard(session, utcnow() - HOUR)}
         assert operations.heard(session, utcnow() + HOUR) == []
     assert heard == {"MODALITY": (1, 0), "EVIL": (0, 1)}
+
+
+def test_the_audit_is_looked_at_page_by_page(record: Record, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(30):
+        with record.write() as session:
+            audit.note(session, "login" if number % 3 else "logout", actor=f"user {number % 2}", subject=str(number))
+
+    def walk(wanted: Wanted, limit: int) -> tuple[list[str], int]:
+        seen, pages, before = [], 0, None
+        while True:
+            with record.read() as session:
+                found = audit_look.look(session, wanted, before=before, limit=limit)
+            seen += [one.subject for one in found.entries]
+            pages, before = pages + 1, found.before
+            if before is None:
+                return seen, pages
+
+    everything = [str(number) for number in range(29, -1, -1)]
+    assert walk(Wanted(), 7) == (everything, 5)
+    assert walk(Wanted(events=("logout",), actor="user 0"), 50) == (["24", "18", "12", "6", "0"], 1)
+    assert walk(Wanted(subject="3"), 50) == (["3"], 1)
+    monkeypatch.setattr(audit_look, "WINDOW", 4)
+    assert walk(Wanted(actor="user 1"), 50)[0] == everything[::2]
+    assert walk(Wanted(actor="user 1", since=utcnow() + HOUR), 50) == ([], 1)
+    with record.read() as session:
+        every = select(Audit, AuditLink.position, AuditLink.digest).join(AuditLink, AuditLink.audit_id == Audit.id)
+        narrowed = audit.narrowed(every, Wanted(actor="nobody"))
+        assert session.execute(narrowed).all() == []

@@ -51,13 +51,18 @@ function startListening() {
   const address = document.body.dataset.live;
   if (!address) return;
   const events = new EventSource(address);
+  // Pages that cost the record more wait between two looks.
+  const every = Number(document.body.dataset.liveEvery || 0);
   let running = false, again = false;
   events.addEventListener("changed", async (event) => {
     if (running) { again = true; return; }
     running = true;
     try {
-      await renew(event.data === "quietly");
-      while (again) { again = false; await renew(false); }
+      do {
+        again = false;
+        await renew(every > 0 || event.data === "quietly");
+        if (every) await new Promise((done) => setTimeout(done, every));
+      } while (again);
     } finally { running = false; }
   });
   addEventListener("pagehide", () => events.close());
