@@ -346,7 +346,10 @@ def test_dicom_slices_that_a_node_leaves_out_are_left_aside_here_too(tmp_path: P
     (series,) = found.samples
     assert series.files == ("0.dcm", "1.dcm", "2.dcm", "3.dcm")
     assert series.series == SeriesFacts(slices=4, missing=0, by_position=True, spacing_mm=5.0)
-    assert [(problem.where, problem.left_out) for problem in found.problems] == [("'flat.dcm'", True), ("'0.dcm'", False)]
+    assert [(problem.where, problem.left_out) for problem in found.problems] == [
+        ("'flat.dcm'", True),
+        ("'0.dcm'", False),
+    ]
     assert list(notes(found).values()) == [3]
 
 

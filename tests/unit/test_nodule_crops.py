@@ -54,7 +54,7 @@ def test_the_nodule_is_in_the_middle_in_hounsfield_units(tmp_path: Path) -> None
     assert done.exit_code == 0, done.output
     (crop,) = crops(tmp_path)
     assert crop.dtype == np.float32
-    assert np.unravel_index(crop.argmax(), crop.shape) == (SIDE // 2, SIDE // 2)
+    assert int(crop.argmax()) == SIDE * SIDE // 2
     assert (crop.max(), crop.min()) == (200, -800)
     (line,) = csv.DictReader((tmp_path / "out" / "nodules.csv").read_text().splitlines())
     assert (line["rating"], line["malignant"]) == ("4", "1")
@@ -71,7 +71,7 @@ def test_sagittal_slices_are_cut_by_their_own_directions(tmp_path: Path) -> None
     done = cropped(tmp_path, f"{uid},{5 * PLACE},{10 + 8 * COLUMN},{300 - 8 * ROW},2")
     assert done.exit_code == 0, done.output
     (crop,) = crops(tmp_path)
-    assert np.unravel_index(crop.argmax(), crop.shape) == (SIDE // 2, SIDE // 2)
+    assert int(crop.argmax()) == SIDE * SIDE // 2
 
 
 def test_a_crop_shows_the_same_millimetres_and_air_beyond_the_slice(tmp_path: Path) -> None:
