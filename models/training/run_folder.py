@@ -57,10 +57,10 @@ def _versions(packages: Sequence[str]) -> dict[str, str]:
 
 def identity_of(plan: Plan, digest: str, start_sha256: str) -> str:
     """SHA-256 of all that decides a run's weights: plan, split, start weights, versions."""
-    # Without several sets a run is the one it was before there could be any.
-    unsaid = set() if plan.data.sets else {"sets"}
+    # Without several sets or windows a run is the one it was before there could be any.
+    unsaid = {"data": set() if plan.data.sets else {"sets"}, "input": set() if plan.input.windows else {"windows"}}
     deciding = {
-        "plan": plan.model_dump(mode="json", exclude={"bundle": True, "data": unsaid}),
+        "plan": plan.model_dump(mode="json", exclude={"bundle": True, **unsaid}),
         "labels": plan.bundle.keys,
         "split": digest,
         "start": start_sha256,
