@@ -66,7 +66,7 @@ def test_what_is_cut_is_cut_between_characters(value: str, longest: int) -> None
     assert clean(value).startswith(Delimiters().unescape(cut))
 
 
-@examples(max_examples=25, deadline=None)
+@examples(max_examples=15, deadline=None)
 @given(HOSTILE, HOSTILE, PRINTABLE, HOSTILE)
 def test_hostile_values_make_the_same_segments_as_harmless_ones(
     name: str, reason: str, meaning: str, more: str
@@ -91,7 +91,7 @@ def test_hostile_values_make_the_same_segments_as_harmless_ones(
     assert [str(one(11)) for one in observed] == ["P", "P", "P", "P", "X", "P", "P", "P"]
 
 
-@examples(max_examples=25, deadline=None)
+@examples(max_examples=15, deadline=None)
 @given(HOSTILE)
 def test_an_identifier_goes_out_whole_or_not_at_all(identifier: str) -> None:
     report = replace(REPORT, patient=replace(PATIENT, id=identifier), accession_number="")

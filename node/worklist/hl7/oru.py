@@ -213,6 +213,7 @@ def _pid(patient: Patient, to: Hl7Destination, text: _Text) -> str:
     if not identifier:
         raise UnsendableResult("the images name no patient (Patient ID); nobody could file a message about them")
     authority = text.free(patient.issuer, 20) or to.assigning_authority
+    born = patient.birth_date if _DAY.fullmatch(patient.birth_date) else ""
     # PID-5 is required; an empty name is one that is not known (XPN-7 ``U``).
     fields = {
         1: "1",
