@@ -17,7 +17,7 @@ from typing import Annotated
 
 import typer
 
-from db import listing, outbox, schema
+from db import deletions, listing, outbox, retention, schema
 from db.errors import ConfigError, RadnodeError
 from db.session import Record, safe_url
 from models.runner import check_golden, visible_gpus
@@ -28,6 +28,9 @@ from node.syntaxes import decodable_transfer_syntaxes, undecodable_transfer_synt
 from workers.loaded import LoadedModels, ModelUnusable
 
 app = typer.Typer()
+
+# The share of quarantine from which on a person should look.
+_NEARLY_FULL = 0.8
 
 
 class Grade(StrEnum):
@@ -74,7 +77,11 @@ def examine(config: Path | None, *, with_models: bool = True) -> Iterator[Findin
         return
     yield Finding("settings", Grade.OK, f"{len(settings.routes)} routes, {len(settings.peers)} peers")
     yield from _exposure(settings)
-    for check in (_disk, _record, _broker, _listener):
+    yield _disk(settings)
+    yield from _low_disk(settings)
+    yield _record(settings)
+    yield from _set_aside(settings)
+    for check in (_broker, _listener):
         yield check(settings)
     for name, peer in settings.peers.items():
         yield _peer(settings, name, peer)
@@ -111,6 +118,45 @@ def _disk(settings: Settings) -> Finding:
         return f"{free / 1024**3:.1f} GiB free below {settings.data_dir}"
 
     return _attempt("disk", look, "Make room, or set RADNODE_DATA_DIR to another disk.")
+
+
+def _low_disk(settings: Settings) -> Iterator[Finding]:
+    keep = settings.retention
+    if settings.data_dir.is_dir() and shutil.disk_usage(settings.data_dir).free < keep.early_below_bytes:
+        yield Finding(
+            "disk low",
+            Grade.WARN,
+            f"less than retention.early_below_bytes = {keep.early_below_bytes} are free"
+            + (": finished studies lose their images, the oldest first" if keep.delete_early else ""),
+            "Make room, shorten retention.images_days, or set retention.delete_early = true.",
+        )
+
+
+def _set_aside(settings: Settings) -> Iterator[Finding]:
+    """Quarantine nearly full, and deletions that come to no end."""
+    record = _fitting_record(settings)
+    if record is None:
+        return
+    try:
+        with record.read() as session:
+            lies, going = retention.aside_bytes(session), deletions.open_count(session)
+    finally:
+        record.close()
+    most = settings.retention.aside_max_bytes
+    if lies > _NEARLY_FULL * most:
+        yield Finding(
+            "quarantine",
+            Grade.WARN,
+            f"{lies} of {most} bytes are taken; what does not fit is answered 0xA700",
+            "See `radnode quarantine list`, then release or delete; or raise retention.aside_max_bytes.",
+        )
+    if going:
+        yield Finding(
+            "deletions",
+            Grade.WARN,
+            f"files of {going} deletions are not all gone",
+            "A running keeper removes them; if they stay, its log says why.",
+        )
 
 
 def _record(settings: Settings) -> Finding:
