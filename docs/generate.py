@@ -24,8 +24,10 @@ from db.states import TRANSITIONS
 from models.registry import SHIPPED
 from node.cli.main import GROUP, SUMMARIES
 from node.rules import Match, Route
+from node.services import provided, used
 from node.settings import Peer, Settings
 from node.settings_hl7 import Hl7Destination
+from node.settings_worklist import Notices
 from node.statuses import Status
 from node.syntaxes import decodable_transfer_syntaxes, readable_sop_classes, storage_sop_classes
 from node.web.app import create_app
@@ -327,6 +329,16 @@ def sop_classes() -> str:
     )
 
 
+def services() -> str:
+    """What the node provides, with every notice switched on, and what it uses."""
+    everything = Notices(ian=True, mpps=True, commitment=True)
+    rows = [
+        (one.name, one.role, f"`{one.sop_class_uid}`" if one.sop_class_uid else "see below", one.operations, one.when)
+        for one in (*provided(everything), *used())
+    ]
+    return _table(("service", "role", "SOP class", "operations", "when"), rows)
+
+
 def statuses() -> str:
     """What is answered, and when."""
     rows = [(f"`{int(s):#06x}`", s.name.replace("_", " ").lower(), *STATUS_MEANINGS[s]) for s in Status]
@@ -386,7 +398,12 @@ def openapi() -> str:
 PARTS: dict[str, dict[str, Callable[[], str]]] = {
     "docs/configuration.md": {"settings": settings_tables},
     "docs/cli.md": {"commands": commands},
-    "docs/conformance.md": {"transfer syntaxes": syntaxes, "SOP classes": sop_classes, "statuses": statuses},
+    "docs/conformance.md": {
+        "services": services,
+        "transfer syntaxes": syntaxes,
+        "SOP classes": sop_classes,
+        "statuses": statuses,
+    },
     "docs/models.md": {"figures": figures},
     "docs/architecture.md": {"transitions": transitions},
     "docs/web.md": {"permissions": permissions},
