@@ -74,6 +74,9 @@ def _is_of(patient_id: str) -> Any:
 
 
 def _change_study(session: Session, study: Study, told: Change, messages_to: Collection[str]) -> tuple[bool, int]:
+    if told.kind == "update" and not _tells_news(session, study, told.identity):
+        # Of an address or an insurance: most of them are.
+        return False, 0
     applied = _has_work(session, study, messages_to)
     finished = (
         session.scalar(
@@ -109,6 +112,17 @@ def _change_study(session: Session, study: Study, told: Change, messages_to: Col
         finished_results=finished,
     )
     return applied, finished
+
+
+def _tells_news(session: Session, study: Study, identity: Identity) -> bool:
+    known = current(session, study.id) or Identity("")
+    pairs = (
+        (identity.name, known.name or study.patient_name),
+        (identity.birth_date, known.birth_date or study.patient_birth_date),
+        # The record does not hold what the images say of it: the first update that tells it counts as news.
+        (identity.sex, known.sex),
+    )
+    return any(told and told.rstrip("^= ") != before.rstrip("^= ") for told, before in pairs)
 
 
 def _has_work(session: Session, study: Study, messages_to: Collection[str]) -> bool:

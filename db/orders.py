@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from sqlalchemy import and_, delete, func, or_, select, update
 from sqlalchemy.orm import Session
 
-from db import audit, outbox
+from db import audit, identities, outbox
 from db.domain import PRIORITIES, NewOrder, OrderView, ShownOrder, WantedOrder
 from db.order_tables import Order, StudyOrder
 from db.states import InstanceState, JobState, OrderState, StudyState
@@ -77,21 +77,22 @@ def _wanted(session: Session, study_ids: Sequence[int]) -> list[WantedOrder]:
     rows = session.execute(
         select(StudyOrder, Study).join(Study, Study.id == StudyOrder.study_id).where(Study.id.in_(study_ids))
     )
-    found = {
-        study.id: WantedOrder(
+    found = {}
+    for asked, study in rows:
+        # An order names its patient as it is known today; the images do as it was known when they were made.
+        now = identities.current(session, study.id) or identities.Identity("")
+        found[study.id] = WantedOrder(
             study_id=study.id,
             study_instance_uid=study.study_instance_uid,
             accession_number=study.accession_number,
-            patient_id=study.patient_id,
-            patient_name=study.patient_name,
-            patient_birth_date=study.patient_birth_date,
+            patient_id=now.patient_id or study.patient_id,
+            patient_name=now.name or study.patient_name,
+            patient_birth_date=now.birth_date or study.patient_birth_date,
             study_date=study.study_date,
             modalities=tuple(sorted(modalities.get(study.id, ()))),
             wanted_at=asked.wanted_at,
             attempts=asked.attempts,
         )
-        for asked, study in rows
-    }
     return [found[study_id] for study_id in study_ids if study_id in found]
 
 
