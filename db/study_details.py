@@ -16,7 +16,9 @@ from db.tables import Audit, Delivery, Instance, Job, Result, Series, Study
 
 @dataclass(frozen=True)
 class ResultView:
-    """A result object and where it was sent. path: relative to the data folder."""
+    """A result object and where it was sent. path: relative to the data folder. deleted_at: since when it is gone from
+    there.
+    """
 
     job_id: str
     kind: str
@@ -24,6 +26,7 @@ class ResultView:
     path: str
     created_at: datetime
     deliveries: tuple[DeliveryView, ...]
+    deleted_at: datetime | None = None
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,9 @@ def study_results(session: Session, study_id: int) -> list[ResultView]:
         )
     query = select(Result).join(Job, Job.id == Result.job_id).where(Job.study_id == study_id).order_by(Result.id)
     return [
-        ResultView(one.job_id, one.kind, one.sop_instance_uid, one.path, one.created_at, tuple(sent[one.id]))
+        ResultView(
+            one.job_id, one.kind, one.sop_instance_uid, one.path, one.created_at, tuple(sent[one.id]), one.deleted_at
+        )
         for one in session.scalars(query)
     ]
 

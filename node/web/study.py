@@ -264,7 +264,7 @@ def _overlays(context: Context, results: list[ResultView], shown: ImageView) -> 
     """The maps that were drawn on the image shown. Of one whose file cannot be read that much is said."""
     found = []
     for result in results:
-        if result.kind != _PICTURE:
+        if result.kind != _PICTURE or result.deleted_at is not None:
             continue
         try:
             drawn = drawn_on(context.settings.data_dir / result.path)
@@ -289,6 +289,8 @@ def _result(results: list[ResultView], sop: str, kind: str) -> ResultView:
     found = next((one for one in results if one.sop_instance_uid == sop and one.kind == kind), None)
     if found is None:
         raise Problem(404, "this study has no such result")
+    if found.deleted_at is not None:
+        raise Problem(410, "this result was deleted here; what was sent is where it was sent to")
     return found
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
+from datetime import timedelta
 from html.parser import HTMLParser
 from io import BytesIO
 from pathlib import Path
@@ -16,10 +17,12 @@ from PIL import Image
 from pydicom import dcmread
 
 from db import deliveries
+from node.retention import Housekeeper
+from tests.support.house import make_old
 from tests.support.records import image as received
 from tests.support.records import receive
 from tests.support.web import Site, csrf_of, site
-from tests.support.web_studies import HOSTILE, Made, read_study, refused_study, waiting_study
+from tests.support.web_studies import HOSTILE, Made, read_study, refused_study, send_all, waiting_study
 
 NAMES = ("Doe", "ID-1", "ACC-1", "Chest PA")
 
@@ -253,6 +256,19 @@ def test_a_report_is_readable_and_that_it_was_read_is_on_record(ward: Site) -> N
     for told in ("Pneumonia", "Not for clinical use", "Probability", "0.871"):
         assert told in page, told
     assert [(note.actor, note.subject) for note in ward.audited("report_viewed")] == [("ada", made.report)]
+
+
+def test_a_study_whose_files_are_deleted_keeps_its_findings(ward: Site) -> None:
+    made, browser = study(ward), ward.logged_in("ada")
+    with ward.record.write() as session:
+        send_all(session, made.job)
+    make_old(ward.record, timedelta(days=400))
+    Housekeeper(ward.settings, ward.record, "keeper-1").run_once()
+    page = browser.get(f"/studies/{made.study}").text
+    assert all(told in page for told in ("pneumonia", "0.87", "images deleted", "deleted here", "confirmed"))
+    assert browser.get(f"/studies/{made.study}/reports/{made.report}").status_code == 410
+    assert browser.get(f"/studies/{made.study}/images/{made.image}.png").status_code == 404
+    assert "pneumonia" in browser.get("/").text
 
 
 def test_what_was_given_up_is_tried_again_by_whoever_may(ward: Site) -> None:
