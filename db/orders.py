@@ -97,7 +97,10 @@ def _wanted(session: Session, study_ids: Sequence[int]) -> list[WantedOrder]:
 
 
 def store(session: Session, new: NewOrder) -> int:
-    """Keep what a source tells of an order, in place of what it told before; gives the row's id."""
+    """Keep what a source tells of an order, in place of what it told before; gives the row's id.
+
+    The same order for another patient than before is a correction, where it has an accession number to be known by.
+    """
     key = {
         "source": new.source,
         "accession_number": new.accession_number,
@@ -118,9 +121,37 @@ def store(session: Session, new: NewOrder) -> int:
         "changed_at": utcnow(),
     }
     same = [getattr(Order, name) == value for name, value in key.items()]
-    if not insert_ignore(session, Order, **key, **values, created_at=values["changed_at"]):
+    corrected = _other_patients(session, new)
+    if corrected is not None:
+        affected(session, update(Order).where(Order.id == corrected).values(**values, patient_id=new.patient_id))
+    elif not insert_ignore(session, Order, **key, **values, created_at=values["changed_at"]):
         affected(session, update(Order).where(*same).values(**values))
     return session.scalars(select(Order.id).where(*same)).one()
+
+
+def _other_patients(session: Session, new: NewOrder) -> int | None:
+    """The row that has the same order for another patient, unless there is one for this patient as well."""
+    if not new.accession_number:
+        return None
+    rows = session.execute(
+        select(Order.id, Order.patient_id)
+        .where(
+            Order.source == new.source,
+            Order.accession_number == new.accession_number,
+            Order.requested_procedure_id == new.requested_procedure_id,
+        )
+        .order_by(Order.id.desc())
+    ).all()
+    mine = any(patient_id == new.patient_id for _, patient_id in rows)
+    return None if mine or not rows else int(rows[0][0])
+
+
+def forget(session: Session, before: datetime, *, limit: int = 500) -> int:
+    """Let go of orders that no study is matched with and nobody has told of since; returns how many."""
+    in_use = select(StudyOrder.study_id).where(StudyOrder.order_id == Order.id)
+    old = select(Order.id).where(Order.changed_at < before, ~in_use.exists()).order_by(Order.id).limit(limit)
+    ids = list(session.scalars(old))
+    return affected(session, delete(Order).where(Order.id.in_(ids), ~in_use.exists())) if ids else 0
 
 
 def tell(session: Session, new: NewOrder) -> int:

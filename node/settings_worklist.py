@@ -27,6 +27,9 @@ class Worklist(Section):
     )
     retry_max_s: float = Field(300.0, gt=0, description="Longest wait until it is asked again.")
     retry_for_s: float = Field(86400.0, gt=0, description="Seconds after which a study's order is asked for no more.")
+    keep_days: float = Field(
+        90.0, gt=0, description="Days after which an order is forgotten that no study was matched with."
+    )
 
 
 class Notices(Section):

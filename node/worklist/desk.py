@@ -1,4 +1,4 @@
-"""The loop that asks for orders: first the record, which HL7 may have filled, then the hospital's worklist."""
+"""The loop that asks for orders: the hospital's worklist, and the record, which HL7 may have filled."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ _POLL_S = 0.2
 # A process that dies while it asks gives its questions back after this.
 _LEASE_S = 60.0
 _MOST_DOUBLINGS = 16
+_FORGET_EVERY_S = 600.0
 
 # Key -> the worklist's answers. Raises RetriableError or PermanentError.
 Ask = Callable[[Key], list[NewOrder]]
@@ -43,11 +44,13 @@ class OrderDesk:
         self._ask = ask
         self._silent_until = 0.0
         self._silent_because = ""
+        self._forget_at = 0.0
 
     def run(self, stop: threading.Event) -> None:
         """Until `stop` is set. The record being away is waited out."""
         while not stop.wait(_POLL_S):
             try:
+                self._forget()
                 self.run_once()
             except RetriableError as error:
                 log.warning("orders_postponed", reason=str(error))
@@ -62,35 +65,47 @@ class OrderDesk:
             due = orders.claim_due(session, now, lease_s=_LEASE_S)
         return sum(self._answer(wanted) for wanted in due)
 
+    def _forget(self) -> None:
+        if time.monotonic() < self._forget_at:
+            return
+        self._forget_at = time.monotonic() + _FORGET_EVERY_S
+        before = utcnow() - timedelta(days=self.settings.worklist.keep_days)
+        with self.record.write() as session:
+            gone = orders.forget(session, before)
+        if gone:
+            log.info("orders_forgotten", orders=gone)
+
     def _answer(self, wanted: WantedOrder) -> bool:
         key = key_of(wanted)
         if key is None:
             reason = "its accession number, or its patient's id and its date, are missing or cannot be asked by"
             return self._settle(wanted, Match(OrderState.ABSENT, reason), final=True)
-        with self.record.read() as session:
-            on_record = orders.known(session, key.accession_number)
-        found = match(wanted, key, on_record)
-        if found.state is OrderState.ABSENT and self._ask is not None:
-            asked = self._ask_worklist(wanted, key)
-            if asked is None:
-                return False
-            found = match(wanted, key, asked)
+        asked = self._ask_worklist(key)
+        found = match(wanted, key, asked or ())
+        if found.state is OrderState.ABSENT:
+            with self.record.read() as session:
+                told = orders.known(session, key.accession_number)
+            # What the worklist said before is no answer to what it says now.
+            found = match(wanted, key, [one for one in told if one.source != self.settings.worklist.peer])
+        if found.state is OrderState.ABSENT and asked is None:
+            with self.record.write() as session:
+                orders.postpone(session, [wanted.study_id], self._again_at(wanted), self._silent_because)
+            return False
         return self._settle(wanted, found)
 
-    def _ask_worklist(self, wanted: WantedOrder, key: Key) -> list[NewOrder] | None:
-        """None where it does not answer: the question is put off."""
-        reason = self._silent_because
-        if self._ask is not None and time.monotonic() >= self._silent_until:
-            try:
-                return self._ask(key)
-            except (RetriableError, PermanentError) as error:
-                reason = str(error)
-                self._silent_until = time.monotonic() + self.settings.worklist.retry_first_s
-                self._silent_because = reason
-                log.warning("worklist_silent", peer=self.settings.worklist.peer, reason=reason)
-        with self.record.write() as session:
-            orders.postpone(session, [wanted.study_id], self._again_at(wanted), reason)
-        return None
+    def _ask_worklist(self, key: Key) -> list[NewOrder] | None:
+        """No answers where there is no worklist; None where it does not answer."""
+        if self._ask is None:
+            return []
+        if time.monotonic() < self._silent_until:
+            return None
+        try:
+            return self._ask(key)
+        except (RetriableError, PermanentError) as error:
+            self._silent_until = time.monotonic() + self.settings.worklist.retry_first_s
+            self._silent_because = str(error)
+            log.warning("worklist_silent", peer=self.settings.worklist.peer, reason=str(error))
+            return None
 
     def _settle(self, wanted: WantedOrder, found: Match, *, final: bool = False) -> bool:
         absent = found.state is OrderState.ABSENT

@@ -16,6 +16,7 @@ from db import notices, pledges
 from db.errors import RetriableError
 from db.session import Record
 from db.states import NoticeKind, NoticeState
+from node import storage
 from node.commitment import COMMITMENT_CLASS, COMMITMENT_INSTANCE, MOST_REPORT_BYTES
 from node.settings import Settings
 from node.statuses import Status
@@ -60,6 +61,7 @@ class NoticeProvider:
             data = _whole(data_set)
             if not valid_uid(command.sop_instance_uid):
                 raise NoticeRefused(Status.INVALID_INSTANCE, "its SOP Instance UID is empty or no UID")
+            storage.require_room(self.settings)
             service = self._services[context.abstract_syntax, command.field]
             return service(command, data, context.transfer_syntax, caller)
         except NoticeRefused as refusal:

@@ -121,8 +121,23 @@ def test_an_order_told_again_replaces_what_was_told_and_reaches_who_waits_for_it
         assert [one.priority for one in orders.known(session, "A-1")] == ["urgent"]
         assert orders.known(session, "") == []
         assert len(orders.claim_due(session, utcnow(), lease_s=60)) == 1
+        corrected = orders.store(session, NewOrder("ris", "A-1", "RP-1", "ID-2"))
+        assert (corrected, [one.patient_id for one in orders.known(session, "A-1")]) == (first, ["ID-2"])
+        assert orders.store(session, NewOrder("hl7", "A-1", "RP-1", "ID-1")) != first
+        nameless = {orders.store(session, NewOrder("ris", "", "", patient)) for patient in ("ID-1", "ID-2")}
+        assert len(nameless) == 2
     assert more_urgent("routine", "stat") == "stat"
     assert more_urgent("urgent", "no such") == "urgent"
+
+
+def test_orders_that_no_study_is_matched_with_are_forgotten_in_time(record: Record) -> None:
+    study_id = wanted(record)
+    with record.write() as session:
+        orders.settle(session, study_id, OrderState.MATCHED, reason="", order=STAT)
+        orders.store(session, NewOrder("ris", "A-2", "RP-2", "ID-2"))
+        assert orders.forget(session, utcnow() - timedelta(days=1)) == 0
+        assert orders.forget(session, utcnow() + timedelta(days=1)) == 1
+        assert len(orders.known(session, "A-1")) == 1
 
 
 def test_a_notice_hastens_its_study_once_all_it_names_is_here(record: Record) -> None:

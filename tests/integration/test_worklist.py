@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import select
 
 from db import aside, orders, schema, studies
-from db.domain import Intake
+from db.domain import Intake, NewOrder
 from db.errors import PeerUnavailable
 from db.session import Record
 from db.states import InstanceState, JobState, OrderState
@@ -193,3 +193,28 @@ def test_a_worklist_that_is_away_is_said_to_be(tmp_path: Path) -> None:
     with pytest.raises(PeerUnavailable, match="cannot be reached"):
         query.ask(peer, settings_of(peer), "ris", Key(accession_number="A-1"))
     assert not scu.echo(peer, settings_of(peer)).ok
+
+
+def test_orders_told_otherwise_are_found_without_a_worklist(record: Record) -> None:
+    received(record, 1, "A-1")
+    settings = settings_of(Peer(ae_title="RIS", host="127.0.0.1")).model_copy(update={"worklist": WorklistSettings()})
+    sweeper, desk = Sweeper(settings, record, lambda _: None), OrderDesk(settings, record)
+    sweeper.run_once()
+    assert desk.run_once() == 0
+    with record.write() as session:
+        orders.tell(session, NewOrder("his", "A-1", patient_id="ID-4711", priority="stat"))
+    assert desk.run_once() == 1
+    assert sweeper.run_once() == 1
+    assert jobs(record) == [("stat", JobState.QUEUED)]
+
+
+def test_what_the_worklist_corrects_is_corrected(record: Record, dcmtk: Worklist) -> None:
+    settings = settings_of(dcmtk.peer)
+    with record.write() as session:
+        orders.store(session, NewOrder("ris", "A-1", "RP-A-1", "ID-9999", priority="routine"))
+    received(record, 1, "A-1")
+    sweeper, desk = Sweeper(settings, record, lambda _: None), OrderDesk(settings, record)
+    sweeper.run_once()
+    assert desk.run_once() == 1
+    with record.read() as session:
+        assert [one.patient_id for one in orders.known(session, "A-1")] == ["ID-4711"]
