@@ -3,56 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from datetime import datetime, timedelta
 
 import pytest
 from sqlalchemy import select
 
-from db import aside, audit, deletions, deliveries, intake, jobs, leftovers, listing, retention
+from db import audit, deletions, deliveries, jobs, leftovers, retention
 from db.audit import Wanted
-from db.domain import Intake, NewRefusal
-from db.errors import ConflictError, StudyGoing
+from db.domain import Intake
+from db.errors import ConflictError
 from db.rerun import rerun
 from db.session import Record
-from db.states import DeliveryState, InstanceState, JobState, RefusalKind, StudyState
-from db.tables import Delivery, Instance, Job, Refusal, Result, RevisionInstance, RoutingDecision, Series, Study
+from db.states import DeliveryState, InstanceState, JobState, StudyState
+from db.tables import Delivery, Instance, Job, Result, RevisionInstance, RoutingDecision, Series, Study
 from db.types import utcnow
 from tests.support import records
+from tests.support.deleting import LATER, ME, ONE, deliver, end, read_study, set_images
 from tests.support.processes import eventually
-from tests.support.records import STUDY, WORKER, finished_job, image, load, queued_job, race, receive, result
-
-ME, LATER = "keeper-1", timedelta(days=1)
-ONE = f"{STUDY}.1"
+from tests.support.records import STUDY, WORKER, finished_job, image, load, queued_job, race, receive
 
 
 def path_of(uid: str) -> str:
     return f"results/of-{uid}.dcm"
-
-
-def deliver(record: Record, job_id: str, *, confirmed: bool = True, sent_as: str = "") -> None:
-    with record.write() as session:
-        for due in deliveries.claim(session, job_id, "pacs", "sender", lease_s=60):
-            ref = replace(due.ref, sop_instance_uid=sent_as) if sent_as else due.ref
-            deliveries.mark_sent(session, due.id, "sender", ref, "Success")
-            if confirmed:
-                deliveries.confirm(session, [due.id], "storage commitment")
-            else:
-                deliveries.leave_unconfirmed(session, [due.id], "no proof")
-
-
-def read_study(record: Record, number: int = 1, **how: bool) -> str:
-    """A study with one image, read and delivered; its UID."""
-    job_id = finished_job(record, number=number)
-    set_images(record, number, InstanceState.ANALYSED)
-    deliver(record, job_id, **how)
-    return f"{STUDY}.{number}"
-
-
-def set_images(record: Record, number: int, state: InstanceState) -> None:
-    with record.write() as session:
-        for one in session.scalars(select(Instance).where(Instance.sop_instance_uid == f"{STUDY}.1.{number}")):
-            one.state = state
 
 
 def begin(record: Record, number: int = 1, *, before: datetime | None = None, waiting: bool = False) -> bool:
@@ -61,14 +33,6 @@ def begin(record: Record, number: int = 1, *, before: datetime | None = None, wa
         return deletions.begin_images(
             session, view.id, before=before or utcnow() + LATER, actor="retention", reason="kept long", waiting=waiting
         )
-
-
-def end(record: Record) -> deletions.Going:
-    with record.write() as session:
-        going = deletions.claim(session, ME, lease_s=60)
-        assert going is not None
-        assert deletions.finish(session, going.id, ME)
-    return going
 
 
 def state_of(record: Record, uid: str = ONE) -> StudyState:
@@ -336,90 +300,3 @@ def test_a_deletion_is_taken_over_from_the_dead_and_never_from_the_living(record
     with record.read() as session:
         assert not deletions.any_open(session)
     assert eventually("somebody tries again", lambda: take("other"), timeout_s=10) == first
-
-
-def aside_object(record: Record, digest: str, path: str, size: int = 700) -> None:
-    refusal = NewRefusal(
-        sop_instance_uid=f"{STUDY}.1.1",
-        sop_class_uid=records.CR,
-        study_instance_uid=ONE,
-        status=0,
-        reason="another object",
-        calling_ae="MODALITY",
-        peer_address="127.0.0.1",
-        path=path,
-        sha256=digest,
-        size_bytes=size,
-    )
-    with record.write() as session:
-        intake.record_refusal(session, RefusalKind.CONFLICT, refusal)
-
-
-def test_what_was_set_aside_goes_and_may_come_again(record: Record) -> None:
-    aside_object(record, "a", "quarantine/1.dcm")
-    aside_object(record, "a", "quarantine/1.dcm")
-    with record.read() as session:
-        assert retention.aside_bytes(session) == 700
-        assert retention.due_aside(session, utcnow() - LATER, limit=5) == []
-        (refusal_id,) = retention.due_aside(session, utcnow() + LATER, limit=5)
-    with record.write() as session:
-        assert deletions.begin_aside(session, refusal_id, actor="retention", reason="old")
-        assert not deletions.begin_aside(session, refusal_id, actor="retention", reason="old")
-        assert retention.is_going(session, "quarantine/1.dcm")
-    with pytest.raises(StudyGoing):
-        aside_object(record, "a", "quarantine/1.dcm")
-    assert end(record).paths == ("quarantine/1.dcm",)
-    with record.read() as session:
-        assert retention.aside_bytes(session) == 0
-        told = audit.latest(session, Wanted(events=("instances_deleted",)))
-    assert told is not None
-    assert (told.subject, told.detail["what"]) == (ONE, "aside")
-    aside_object(record, "a", "quarantine/1.dcm")
-    with record.read() as session:
-        assert session.scalars(select(Refusal.path)).one() == "quarantine/1.dcm"
-        assert session.scalars(select(Refusal.occurrences)).one() == 3
-
-
-def test_quarantine_takes_so_much_and_no_more(record: Record) -> None:
-    receive(record, image(1))
-    aside_object(record, "a", "quarantine/1.dcm", size=500)
-    arrivals = [image(2, patient_id="ID-2"), image(3, patient_id="ID-2"), image(4)]
-    with record.write_rows() as connection:
-        told = intake.record_instances(connection, arrivals, most_aside_bytes=500 + 1002)
-    assert told == [Intake.NEW, Intake.NO_ROOM, Intake.NEW]
-    with record.read() as session:
-        assert retention.aside_bytes(session) == 1502
-        assert len(listing.instances(session, STUDY)) == 3
-        (lies, _) = aside.set_aside(session)
-        assert lies["state"] == "QUARANTINED"
-
-
-def test_old_notes_are_forgotten_and_what_has_a_file_is_not(record: Record) -> None:
-    aside_object(record, "a", "quarantine/1.dcm")
-    aside_object(record, "b", "")
-    read_study(record)
-    with record.write() as session:
-        ids = list(session.scalars(select(Delivery.id)))
-        deliveries.ask_commitment(session, "1.2.3", "pacs", ids, deadline_at=utcnow())
-        deliveries.apply_commitment(session, "1.2.3", [], {}, retry_at=utcnow())
-        deliveries.ask_commitment(session, "1.2.4", "pacs", ids, deadline_at=utcnow())
-        assert not retention.any_notes(session, utcnow() - LATER)
-        assert retention.any_notes(session, utcnow() + LATER)
-        assert retention.prune_notes(session, utcnow() + LATER, limit=10) == 2
-        assert not retention.any_notes(session, utcnow() + LATER)
-        assert session.scalars(select(Refusal.sha256)).all() == ["a"]
-
-
-def test_files_are_known_by_the_uid_of_their_object(record: Record) -> None:
-    job_id = finished_job(record, result(1))
-    deliver(record, job_id, sent_as="1.2.3")
-    aside_object(record, "a", "quarantine/1.dcm")
-    known = {
-        "instances/1.dcm": f"{STUDY}.1.1",
-        "results/1.dcm": f"{STUDY}.9.1",
-        "results/any.dcm": "1.2.3",
-        "quarantine/1.dcm": f"{STUDY}.1.1",
-    }
-    with record.read() as session:
-        assert all(retention.is_named(session, path, uid) for path, uid in known.items())
-        assert not retention.is_named(session, "instances/2.dcm", f"{STUDY}.1.1")
