@@ -11,7 +11,6 @@ from typing import Any
 import structlog
 from pydicom.dataset import Dataset
 from pydicom.filereader import read_dataset
-from pynetdicom.events import Event
 from sqlalchemy.exc import SQLAlchemyError
 
 from db.errors import RetriableError
@@ -85,11 +84,6 @@ def settle_report(read: Callable[[], CommitmentReport], apply: Callable[[Commitm
         known=known,
     )
     return Status.SUCCESS if known else Status.NO_SUCH_INSTANCE
-
-
-def report_commitment(event: Event, apply: Callable[[CommitmentReport], bool]) -> tuple[int, None]:
-    """pynetdicom's handler of a report that comes on an association of the node's own."""
-    return settle_report(lambda: parse_report(event.event_information), apply), None
 
 
 def build_request(transaction_uid: str, refs: Iterable[tuple[str, str]]) -> Dataset:

@@ -191,6 +191,15 @@ def open_stream(
     return _recognise(file, 0, UNKNOWN_SIZE, transfer_syntax)
 
 
+def data_set_start(file: IO[bytes], size: int) -> tuple[int, str]:
+    """Where the data set of a DICOM file begins, and its Transfer Syntax UID ("" where none is given).
+
+    Raises:
+        HeaderError: the file meta information does not end.
+    """
+    return _after_meta(file, _after_preamble(file), size)
+
+
 def _after_preamble(file: IO[bytes]) -> int:
     file.seek(128)
     return 132 if file.read(4) == b"DICM" else 0

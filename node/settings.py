@@ -145,6 +145,12 @@ class Delivery(Section):
     commitment_grace_s: float = Field(
         5.0, ge=0, description="Seconds the sending association stays open for the report."
     )
+    association_idle_s: float = Field(
+        2.0,
+        ge=0,
+        description="Seconds an association stays open for the next result; a peer that takes one at a time makes "
+        "others wait for so long.",
+    )
     connect_timeout_s: float = Field(10.0, gt=0, description="Seconds to wait for a peer to answer a connection.")
     response_timeout_s: float = Field(60.0, gt=0, description="Seconds to wait for a DIMSE response.")
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import random
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
 
 import structlog
-from pynetdicom import build_context
-from pynetdicom.association import Association
 from sqlalchemy.orm import Session
 
 from db import audit, circuits, deliveries
@@ -20,10 +19,13 @@ from db.session import Record
 from db.types import utcnow
 from node import scu, storage
 from node.handlers import write_commitment
+from node.sending import COMMITMENT_CONTEXT, Link
 from node.settings import Peer, Settings
+from node.upper_layer.negotiation import Context
 from workers import proof
 from workers.backoff import backoff_s
-from workers.offers import choose, offers
+from workers.links import Links
+from workers.offers import IMPLICIT_LE, choose, offers
 from workers.results import as_sop_class
 
 log = structlog.get_logger(__name__)
@@ -45,6 +47,18 @@ class Sender:
     record: Record
     owner: str
     chance: random.Random = field(default_factory=random.SystemRandom)
+    links: Links = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.links = Links(self.settings, partial(write_commitment, self.record))
+
+    def close(self) -> None:
+        """End the associations it keeps."""
+        self.links.close()
+
+
+class _Stale(Exception):
+    """An association that was kept has ended before the peer answered anything on it."""
 
 
 def run_delivery(sender: Sender, job_id: str, destination: str) -> None:
@@ -92,19 +106,8 @@ def _deliver(sender: Sender, destination: str, due: list[DueDelivery]) -> None:
         _give_up(sender, due, f"no [peers.{destination}] entry in the settings; add it, then `radnode retry`")
         return
     open_ids = {one.id for one in due}
-    contexts = [build_context(c, s) for c, s in offers(_kinds(due), peer.sr_sop_class)]
-    asks = peer.proof in {"auto", "commitment"}
-    if asks:
-        contexts.append(scu.commitment_context())
     try:
-        with scu.associate(
-            peer, sender.settings, contexts, on_commitment=partial(write_commitment, sender.record)
-        ) as association:
-            _note_begun(sender, destination, peer, due)
-            sent = _send_all(sender, peer, association, due, open_ids)
-            _note_answer(sender, destination, sent)
-            if sent and asks:
-                proof.ask(sender.record, sender.settings, association, destination, sent)
+        sent = _on_link(sender, destination, peer, due, open_ids)
     except PeerUnavailable as error:
         _note_failure(sender, destination)
         _again(sender, [one for one in due if one.id in open_ids], str(error))
@@ -118,6 +121,28 @@ def _deliver(sender: Sender, destination: str, due: list[DueDelivery]) -> None:
         return
     if sent:
         proof.read_back(sender.record, sender.settings, destination, sent)
+
+
+def _on_link(sender: Sender, destination: str, peer: Peer, due: list[DueDelivery], open_ids: set[int]) -> list[int]:
+    """Send all on one association; a kept one that turns out to be dead is replaced, once, by a new one.
+
+    Nothing was answered on it, and the peer gets the same objects again, if it got them at all.
+    """
+    wanted = [Context(*kind) for kind in offers(_kinds(due), peer.sr_sop_class)]
+    asks = peer.proof in {"auto", "commitment"}
+    if asks:
+        wanted.append(COMMITMENT_CONTEXT)
+    for _ in range(2):
+        with suppress(_Stale), sender.links.use(destination, peer, wanted) as link:
+            _note_begun(sender, destination, peer, due)
+            sent = _send_all(sender, peer, link, due, open_ids)
+            _note_answer(sender, destination, sent)
+            reported = bool(sent) and asks and proof.ask(sender.record, sender.settings, link, destination, sent)
+            if not reported and peer.proof in proof.BY_FIND:
+                # It is asked by C-FIND next, and may take one association at a time.
+                link.release()
+            return sent
+    raise PeerUnavailable(f"{scu.at(peer)} ends its associations before it answers")
 
 
 def _note_begun(sender: Sender, destination: str, peer: Peer, due: list[DueDelivery]) -> None:
@@ -139,11 +164,10 @@ def _kinds(due: list[DueDelivery]) -> list[tuple[str, str]]:
     return [(one.ref.sop_class_uid, one.transfer_syntax_uid) for one in due]
 
 
-def _send_all(
-    sender: Sender, peer: Peer, association: Association, due: list[DueDelivery], open_ids: set[int]
-) -> list[int]:
+def _send_all(sender: Sender, peer: Peer, link: Link, due: list[DueDelivery], open_ids: set[int]) -> list[int]:
     """Send one after the other; returns the delivery ids the peer has taken. What is settled leaves `open_ids`."""
-    accepted = [(str(c.abstract_syntax), str(c.transfer_syntax[0])) for c in association.accepted_contexts]
+    accepted = [(context.abstract_syntax, context.transfer_syntax) for context in link.accepted]
+    answered_before = link.answered
     sent = []
     for one in due:
         how = choose(one.ref.sop_class_uid, one.transfer_syntax_uid, peer.sr_sop_class, accepted)
@@ -157,7 +181,10 @@ def _send_all(
             _give_up(sender, [one], str(error))
             open_ids.discard(one.id)
             continue
-        answer = scu.send(association, path, as_implicit=how.as_implicit)
+        syntax = IMPLICIT_LE if how.as_implicit else one.transfer_syntax_uid
+        answer = link.store(path, Context(ref.sop_class_uid, syntax), ref.sop_instance_uid)
+        if not link.usable and 0 < answered_before == link.answered:
+            raise _Stale
         if answer.ok:
             with sender.record.write() as session:
                 if deliveries.mark_sent(session, one.id, sender.owner, ref, answer.reason):

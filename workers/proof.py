@@ -10,7 +10,6 @@ from datetime import timedelta
 
 import structlog
 from pydicom.uid import generate_uid
-from pynetdicom.association import Association
 
 from db import deliveries
 from db.domain import ResultRef
@@ -18,16 +17,19 @@ from db.errors import ConfigError, PeerUnavailable, RetriableError
 from db.session import Record
 from db.types import utcnow
 from node import scu
+from node.sending import Link
 from node.settings import Settings
 
 log = structlog.get_logger(__name__)
 
 # An archive may index what it has taken a moment later.
 _LOOKS_S = (0.0, 0.3, 1.0, 3.0)
-_POLL_S = 0.05
 _ROUND_S = 2.0
 # After that long without a trace the object is sent again.
 LOST_AFTER_S = 900.0
+BY_FIND = frozenset({"auto", "read-back"})
+"""Settings of a peer under which it is asked by C-FIND where storage commitment proves nothing."""
+
 # Settings of a peer under which nobody asks it by C-FIND, and what is said of its deliveries then.
 _WITHOUT_FIND = {
     "none": "the settings ask for no proof",
@@ -35,31 +37,28 @@ _WITHOUT_FIND = {
 }
 
 
-def ask(
-    record: Record, settings: Settings, association: Association, destination: str, delivery_ids: Sequence[int]
-) -> None:
-    """Request storage commitment and wait `delivery.commitment_grace_s` for the report, here or at the listener.
+def ask(record: Record, settings: Settings, link: Link, destination: str, delivery_ids: Sequence[int]) -> bool:
+    """Request storage commitment; whether a report is to come. It comes on the link, which stays open for it, or to the
+    listener.
 
     A peer that offers none is not a failure: `read_back` comes next.
     """
     open_refs = _unproved(record, destination, delivery_ids)
     if not open_refs:
-        return
+        return False
     transaction = generate_uid(prefix=None)
     deadline = utcnow() + timedelta(seconds=settings.delivery.commitment_timeout_s)
     with record.write() as session:
         deliveries.ask_commitment(session, transaction, destination, [i for i, _ in open_refs], deadline_at=deadline)
     refs = [(ref.sop_class_uid, ref.sop_instance_uid) for _, ref in open_refs]
     try:
-        scu.request_commitment(association, transaction, refs)
+        link.request_commitment(transaction, refs)
     except (scu.PeerRefused, PeerUnavailable) as error:
         with record.write() as session:
             deliveries.withdraw_commitment(session, transaction)
         log.info("no_storage_commitment", destination=destination, reason=str(error))
-        return
-    until = time.monotonic() + settings.delivery.commitment_grace_s
-    while time.monotonic() < until and _unproved(record, destination, delivery_ids):
-        time.sleep(_POLL_S)
+        return False
+    return True
 
 
 def read_back(

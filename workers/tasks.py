@@ -77,6 +77,7 @@ def _end_child(**_: Any) -> None:
     # They would end by themselves, as orphans, which not everything that runs as process 1 looks after.
     if "worker" in _process:
         _process["worker"].decoders.close()
+        _process["sender"].close()
 
 
 @app.task(name=INFER_TASK)  # type: ignore[untyped-decorator]

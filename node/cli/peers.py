@@ -10,7 +10,7 @@ import typer
 from rich.progress import Progress
 
 from db.errors import ConfigError
-from node import scu
+from node import scu, sending
 from node.cli.common import EXIT_FAILED, Config, err, out, plain
 from node.files import find_files
 from node.settings import Peer, Settings, load
@@ -56,7 +56,7 @@ def send(
     failed = 0
     with Progress(console=err, transient=True) as progress:
         task = progress.add_task("sending", total=len(files))
-        for result in scu.send_files(find_peer(to, settings), settings, files):
+        for result in sending.send_files(find_peer(to, settings), settings, files):
             progress.advance(task)
             if not result.ok:
                 failed += 1

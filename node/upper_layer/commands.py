@@ -19,14 +19,18 @@ RESPONSE = 0x8000
 NO_DATA_SET = 0x0101
 
 _AFFECTED_CLASS, _REQUESTED_CLASS, _COMMAND_FIELD, _MESSAGE_ID = 0x0002, 0x0003, 0x0100, 0x0110
-_RESPONDED_TO, _DATA_SET_TYPE, _STATUS = 0x0120, 0x0800, 0x0900
+_RESPONDED_TO, _PRIORITY, _DATA_SET_TYPE, _STATUS = 0x0120, 0x0700, 0x0800, 0x0900
 _AFFECTED_INSTANCE, _REQUESTED_INSTANCE, _EVENT_TYPE, _ACTION_TYPE = 0x1000, 0x1001, 0x1002, 0x1008
 _HEADER, _SHORT = struct.Struct("<HHL"), struct.Struct("<H")
+_MEDIUM, _HAS_DATA_SET = 0x0000, 0x0001
 
 
 @dataclass(frozen=True)
 class Command:
-    """A request. UIDs are the peer's strings, as they came but for padding; "" where absent."""
+    """A request or a response. UIDs are the peer's strings, as they came but for padding; "" where absent.
+
+    responded_to, status: of a response.
+    """
 
     field: int
     message_id: int
@@ -35,6 +39,8 @@ class Command:
     sop_instance_uid: str = ""
     event_type: int | None = None
     action_type: int | None = None
+    responded_to: int | None = None
+    status: int | None = None
 
 
 def parse(data: bytes) -> Command:
@@ -61,6 +67,8 @@ def parse(data: bytes) -> Command:
         sop_instance_uid=_uid(values, _AFFECTED_INSTANCE) or _uid(values, _REQUESTED_INSTANCE),
         event_type=_unsigned(values, _EVENT_TYPE),
         action_type=_unsigned(values, _ACTION_TYPE),
+        responded_to=_unsigned(values, _RESPONDED_TO),
+        status=_unsigned(values, _STATUS),
     )
 
 
@@ -85,6 +93,36 @@ def response(command: Command, status: int) -> bytes:
         (_AFFECTED_INSTANCE, _padded(command.sop_instance_uid)),
         (_EVENT_TYPE, b"" if command.event_type is None else _SHORT.pack(command.event_type)),
     ]
+    return _encoded(elements)
+
+
+def store_request(message_id: int, sop_class_uid: str, sop_instance_uid: str) -> bytes:
+    """The command set of a C-STORE-RQ (PS3.7 9.3.1.1)."""
+    elements = [
+        (_AFFECTED_CLASS, _padded(sop_class_uid)),
+        (_COMMAND_FIELD, _SHORT.pack(C_STORE_RQ)),
+        (_MESSAGE_ID, _SHORT.pack(message_id)),
+        (_PRIORITY, _SHORT.pack(_MEDIUM)),
+        (_DATA_SET_TYPE, _SHORT.pack(_HAS_DATA_SET)),
+        (_AFFECTED_INSTANCE, _padded(sop_instance_uid)),
+    ]
+    return _encoded(elements)
+
+
+def action_request(message_id: int, sop_class_uid: str, sop_instance_uid: str, action_type: int) -> bytes:
+    """The command set of an N-ACTION-RQ (PS3.7 10.3.4.1)."""
+    elements = [
+        (_REQUESTED_CLASS, _padded(sop_class_uid)),
+        (_COMMAND_FIELD, _SHORT.pack(N_ACTION_RQ)),
+        (_MESSAGE_ID, _SHORT.pack(message_id)),
+        (_DATA_SET_TYPE, _SHORT.pack(_HAS_DATA_SET)),
+        (_REQUESTED_INSTANCE, _padded(sop_instance_uid)),
+        (_ACTION_TYPE, _SHORT.pack(action_type)),
+    ]
+    return _encoded(elements)
+
+
+def _encoded(elements: list[tuple[int, bytes]]) -> bytes:
     body = b"".join(_HEADER.pack(0, element, len(value)) + value for element, value in elements if value)
     return _HEADER.pack(0, 0x0000, 4) + struct.pack("<L", len(body)) + body
 

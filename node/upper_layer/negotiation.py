@@ -24,7 +24,7 @@ APPLICATION_CONTEXT = "1.2.840.10008.3.1.1.1"
 _FIXED_BYTES = 68
 _ACCEPTED, _PROVIDER = 0x00, 0x01
 # What a malformed request makes of pynetdicom's decoders, which check little and late.
-_MALFORMED = (
+MALFORMED = (
     AssertionError,
     AttributeError,
     IndexError,
@@ -74,7 +74,7 @@ def read(body: bytes) -> Request:
         with warnings.catch_warnings(action="ignore"):
             pdu.decode(struct.pack(">BxL", 1, len(body)) + body)
             primitive = pdu.to_primitive()
-    except _MALFORMED as error:
+    except MALFORMED as error:
         raise ProtocolError(
             ProtocolError.INVALID_VALUE, f"an association request cannot be read ({type(error).__name__})"
         ) from error
@@ -102,7 +102,7 @@ def accept(request: Request, supported: Sequence[PresentationContext], max_pdu_b
             asked.presentation_context_definition_list, list(supported), roles
         )
         pdu = _answer(request, results, answered_roles, max_pdu_bytes)
-    except _MALFORMED as error:
+    except MALFORMED as error:
         raise ProtocolError(
             ProtocolError.INVALID_VALUE, f"what is proposed cannot be answered ({type(error).__name__})"
         ) from error

@@ -2,8 +2,8 @@
 
 The states in which the standard waits for its own user (Sta3 for an answer to the request, Sta8 for one to the release)
 take no PDU here, as the loop answers before it reads on. In Sta13 nothing is parsed any more: what comes is thrown away
-(AA-6) until the peer closes (AR-5) or the time for it is over (AA-2). The requestor's states do not occur: the node's
-own associations are pynetdicom's.
+(AA-6) until the peer closes (AR-5) or the time for it is over (AA-2). The requestor's states do not occur:
+`node.sending` asks one thing at a time, and what it waits for follows from what it asked.
 """
 
 from __future__ import annotations

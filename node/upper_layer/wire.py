@@ -153,6 +153,11 @@ def reject(result: int, source: int, diagnostic: int) -> bytes:
     return struct.pack(">BxLxBBB", Pdu.ASSOCIATE_RJ, 4, result, source, diagnostic)
 
 
+def release_request() -> bytes:
+    """An A-RELEASE-RQ PDU (PS3.8 9.3.6)."""
+    return struct.pack(">BxL4x", Pdu.RELEASE_RQ, 4)
+
+
 def release_response() -> bytes:
     """An A-RELEASE-RP PDU (PS3.8 9.3.7)."""
     return struct.pack(">BxL4x", Pdu.RELEASE_RP, 4)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-import pytest
 from sqlalchemy import update
 
 from db import deliveries, listing
@@ -14,6 +14,7 @@ from db.tables import Delivery
 from node.settings import Delivery as DeliverySettings
 from node.settings import Peer, Settings
 from tests.support import records
+from tests.support.listening import chest_file
 from tests.support.peers import EnhancedOnly
 from tests.support.processes import free_port
 from workers.deliver import Sender, hand_back_unsent, run_delivery
@@ -21,9 +22,10 @@ from workers.deliver import Sender, hand_back_unsent, run_delivery
 OWNER = "host:deliver:1"
 
 
-def sender(record: Record, folder: Path, port: int) -> Sender:
-    peers = {"pacs": Peer(ae_title="OLD", host="127.0.0.1", port=port)}
-    return Sender(Settings(data_dir=folder, peers=peers, delivery=DeliverySettings(max_attempts=2)), record, OWNER)
+def sender(record: Record, folder: Path, port: int, proof: str = "auto", **given: Any) -> Sender:
+    peers = {"pacs": Peer(ae_title="OLD", host="127.0.0.1", port=port, proof=proof)}
+    delivery = DeliverySettings(**{"max_attempts": 2, "association_idle_s": 0.0, **given})
+    return Sender(Settings(data_dir=folder, peers=peers, delivery=delivery), record, OWNER)
 
 
 def rows(record: Record) -> list[dict[str, Any]]:
@@ -81,11 +83,24 @@ def test_a_destination_nobody_knows_is_named(record: Record, tmp_path: Path) -> 
     assert "[peers.archive]" in row["reason"]
 
 
-# pynetdicom leaves the socket of a refused connection to the garbage collector.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_destination_that_is_away_is_tried_again(record: Record, tmp_path: Path) -> None:
     job_id = records.finished_job(record)
     run_delivery(sender(record, tmp_path, free_port()), job_id, "pacs")
     (row,) = rows(record)
     assert (row["state"], row["attempts"]) == ("PENDING", 1)
     assert "cannot be reached" in row["reason"]
+
+
+def test_a_kept_association_that_breaks_at_its_first_object_costs_no_attempt(record: Record, tmp_path: Path) -> None:
+    """The peer takes the first job, and ends the association with the second one's first object in its hands."""
+    (tmp_path / "results").mkdir()
+    with EnhancedOnly(free_port()) as archive:
+        mine = sender(record, tmp_path, archive.port, proof="none", association_idle_s=60.0)
+        with closing(mine):
+            for number in (1, 2):
+                chest_file(tmp_path / "results", f"{number}.dcm", SOPClassUID=records.SC)
+                job_id = records.finished_job(record, records.result(number, "SC"), number=number)
+                archive.hang_up_next = number == 2
+                run_delivery(mine, job_id, "pacs")
+    assert [(row["state"], row["attempts"]) for row in rows(record)] == [("UNCONFIRMED", 1)] * 2
+    assert archive.associations == 2

@@ -9,6 +9,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import psutil
@@ -24,14 +25,16 @@ from sqlalchemy import select
 from db.domain import ResultRef
 from db.states import InstanceState, RefusalKind
 from db.tables import Audit
-from node import scu
+from node import scu, sending
 from node.commitment import CommitmentReport
 from node.listener import listener_name
+from node.sending import COMMITMENT_CONTEXT
 from node.settings import Peer
 from tests.support import raw_association
 from tests.support.listening import CR, Listener, chest_file, dataset_bytes, running
 from tests.support.processes import free_port
 from tests.support.raw_association import associated, store
+from workers.links import Links
 
 VERIFICATION = UID("1.2.840.10008.1.1")
 STORAGE_COMMITMENT = UID("1.2.840.10008.1.20.1")
@@ -318,7 +321,7 @@ def test_the_node_as_a_user_of_another_node(listener: Listener, tmp_path: Path) 
     files = [chest_file(tmp_path, f"{i}.dcm") for i in range(3)]
     note = tmp_path / "note.txt"
     note.write_text("not DICOM")
-    results = {r.path.name: r for r in scu.send_files(listener.peer, listener.settings, [*files, note])}
+    results = {r.path.name: r for r in sending.send_files(listener.peer, listener.settings, [*files, note])}
     assert [results[f.name].ok for f in files] == [True, True, True]
     assert not results["note.txt"].ok
     assert len(listener.instances()) == 3
@@ -352,8 +355,9 @@ def test_commitment_reports_reach_the_one_who_asked(listener: Listener) -> None:
     assert server is not None
     try:
         peer = Peer(ae_title="PACS", host="127.0.0.1", port=server.server_address[1])
-        with scu.associate(peer, listener.settings, [scu.commitment_context()], on_commitment=on_report) as association:
-            scu.request_commitment(association, "1.2.3.4", [(CR, "1.2.3")])
+        with closing(Links(listener.settings, on_report)) as links:
+            with links.use("pacs", peer, [COMMITMENT_CONTEXT]) as link:
+                link.request_commitment("1.2.3.4", [(CR, "1.2.3")])
             report = Dataset()
             report.TransactionUID = "1.2.3.4"
             item = Dataset()

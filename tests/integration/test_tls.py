@@ -15,7 +15,7 @@ import pytest
 
 from db import audit
 from db.audit import Wanted
-from node import scu
+from node import scu, sending
 from node.settings import Peer, Settings, Tls
 from node.tls import client_context
 from tests.support.certificates import Authority, authority
@@ -57,7 +57,7 @@ def guarded(tmp_path: Path) -> Iterator[Guarded]:
 def test_a_peer_with_a_certificate_is_served(guarded: Guarded, tmp_path: Path) -> None:
     assert scu.echo(guarded.peer, guarded.settings).ok
     sent = chest_file(tmp_path, Rows=1000, Columns=1000, PixelData=bytes(10**6))
-    (result,) = scu.send_files(guarded.peer, guarded.settings, [sent])
+    (result,) = sending.send_files(guarded.peer, guarded.settings, [sent])
     assert result.ok
     assert [i.calling_ae for i in guarded.listener.instances()] == ["RADNODE"]
 
@@ -130,7 +130,7 @@ def test_silent_connections_are_given_up_for_those_that_come_after(guarded: Guar
     silent = [guarded.connect() for _ in range(80)]
     began = time.monotonic()
     assert scu.echo(guarded.peer, guarded.settings).ok
-    (result,) = scu.send_files(guarded.peer, guarded.settings, [chest_file(tmp_path)])
+    (result,) = sending.send_files(guarded.peer, guarded.settings, [chest_file(tmp_path)])
     assert result.ok
     # Their own time would be acse_timeout_s, half a minute.
     for connection in silent[:20]:

@@ -84,11 +84,13 @@ def dcmdump(file: Path, *options: str) -> Outcome:
 
 
 @contextmanager
-def storescp(folder: Path, *, ae_title: str = "ARCHIVE", port: int | None = None) -> Iterator[int]:
+def storescp(
+    folder: Path, *, ae_title: str = "ARCHIVE", port: int | None = None, options: tuple[str, ...] = ()
+) -> Iterator[int]:
     """A receiver that can neither commit nor be asked; what it gets lies in `folder`. Gives its port."""
     port = port or free_port()
     folder.mkdir(parents=True, exist_ok=True)
-    argv = [program("storescp", PACKAGE), "-v", "-aet", ae_title, "-od", str(folder), "+xa", str(port)]
+    argv = [program("storescp", PACKAGE), "-v", "-aet", ae_title, "-od", str(folder), "+xa", *options, str(port)]
     environment = {**os.environ, "TCP_NODELAY": "1"}
     with running(argv, lambda: listens(port), log=folder.with_suffix(".log"), env=environment):
         yield port

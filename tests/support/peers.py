@@ -29,20 +29,28 @@ class EnhancedOnly:
     def __init__(self, port: int) -> None:
         self.received: list[Dataset] = []
         self.port = port
+        self.associations = 0
+        self.hang_up_next = False
         entity = AE("OLD")
         for sop_class in (_ENHANCED_SR, _SECONDARY_CAPTURE):
             entity.add_supported_context(sop_class, _EXPLICIT)
         self._entity = entity
 
     def __enter__(self) -> Self:
-        handlers: list[Any] = [(evt.EVT_C_STORE, self._store)]
+        handlers: list[Any] = [(evt.EVT_C_STORE, self._store), (evt.EVT_ACCEPTED, self._count)]
         self._server = self._entity.start_server(("127.0.0.1", self.port), block=False, evt_handlers=handlers)
         return self
 
     def __exit__(self, *_: object) -> None:
         self._server.shutdown()
 
+    def _count(self, _: evt.Event) -> None:
+        self.associations += 1
+
     def _store(self, event: evt.Event) -> int:
+        if self.hang_up_next:
+            self.hang_up_next = False
+            event.assoc.abort()
         self.received.append(event.dataset)
         return 0x0000
 

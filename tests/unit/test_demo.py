@@ -19,7 +19,7 @@ from pynetdicom.ae import ApplicationEntity
 from db.domain import ResultRef
 from models.datasets.labels import read_labels
 from models.recipes.cxr_pneumonia import one_patient, select, split_rows
-from node import header, scu
+from node import header, scu, sending
 from node.commitment import COMMITMENT_CLASS, CommitmentReport, parse_report
 from node.routing import choose
 from node.settings import Peer, Settings, load
@@ -170,7 +170,7 @@ def test_the_sample_pacs_keeps_finds_and_gives_back_what_it_is_sent(
     pacs: SamplePacs, peer: Peer, settings: Settings
 ) -> None:
     assert scu.echo(peer, settings).ok
-    assert [result.ok for result in scu.send_files(peer, settings, FILES[:2])] == [True, True]
+    assert [result.ok for result in sending.send_files(peer, settings, FILES[:2])] == [True, True]
     sent = refs(*FILES[:2])
     assert scu.holds(peer, settings, refs(*FILES)) == {ref.sop_instance_uid for ref in sent}
     assert scu.count_instances(peer, settings, sent[0].study_instance_uid) == 1
@@ -181,7 +181,7 @@ def test_the_sample_pacs_keeps_finds_and_gives_back_what_it_is_sent(
 
 
 def test_no_name_in_its_folder_comes_from_a_peer(pacs: SamplePacs, peer: Peer, settings: Settings) -> None:
-    assert all(result.ok for result in scu.send_files(peer, settings, FILES))
+    assert all(result.ok for result in sending.send_files(peer, settings, FILES))
     assert sorted(path.name for path in pacs.folder.iterdir()) == ["1.dcm", "2.dcm", "3.dcm"]
 
 
@@ -190,10 +190,9 @@ def test_it_commits_to_what_it_holds_and_to_nothing_else(
 ) -> None:
     pacs.load(FILES[:1])
     held, missing = refs(*FILES[:2])
-    with scu.associate(peer, settings, [scu.commitment_context()]) as association:
-        scu.request_commitment(
-            association, "2.25.42", [(ref.sop_class_uid, ref.sop_instance_uid) for ref in (held, missing)]
-        )
+    link = sending.open_link(peer, settings, [sending.COMMITMENT_CONTEXT])
+    link.request_commitment("2.25.42", [(ref.sop_class_uid, ref.sop_instance_uid) for ref in (held, missing)])
+    link.release()
     report = reports.get(timeout=20)
     assert report.transaction_uid == "2.25.42"
     assert report.committed == (held.sop_instance_uid,)
