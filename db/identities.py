@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Literal
 
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
 from db import audit
+from db.errors import RetriableError
 from db.hl7_tables import IdentityChange, SpooledMessage
 from db.order_tables import Order
 from db.states import DeliveryState, JobState, StudyState
@@ -44,6 +46,20 @@ class Change:
     kind: Literal["update", "merge"]
     sender: str
     control_id: str
+
+
+@dataclass(frozen=True)
+class Correction:
+    """The identity that work on a study takes instead of its images'. number: of the last change that it heeds."""
+
+    identity: Identity
+    at: datetime
+    sender: str
+    number: int
+
+
+class IdentityChanged(RetriableError):
+    """Work was done for an identity that was superseded meanwhile."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +131,8 @@ def _change_study(session: Session, study: Study, told: Change, messages_to: Col
 
 
 def _tells_news(session: Session, study: Study, identity: Identity) -> bool:
-    known = current(session, study.id) or Identity("")
+    heeded = current(session, study.id)
+    known = Identity("") if heeded is None else heeded.identity
     pairs = (
         (identity.name, known.name or study.patient_name),
         (identity.birth_date, known.birth_date or study.patient_birth_date),
@@ -165,17 +182,17 @@ def _change_orders(session: Session, superseded_id: str, identity: Identity) -> 
             affected(session, update(Order).where(Order.id == order.id).values(**given))
 
 
-def current(session: Session, study_id: int) -> Identity | None:
+def current(session: Session, study_id: int) -> Correction | None:
     """Whom the work on a study is for, where that changed after its images were made; None where it did not."""
-    changes = session.scalars(
+    applied = session.scalars(
         select(IdentityChange)
         .where(IdentityChange.study_id == study_id, IdentityChange.applied.is_(True))
         .order_by(IdentityChange.id)
     ).all()
-    if not changes:
+    if not applied:
         return None
     values: dict[str, str] = {}
-    for one in changes:
+    for one in applied:
         told = {
             "patient_id": one.patient_id,
             "issuer": one.issuer,
@@ -184,7 +201,25 @@ def current(session: Session, study_id: int) -> Identity | None:
             "sex": one.sex,
         }
         values |= {name: value for name, value in told.items() if value}
-    return Identity(**{"patient_id": "", **values})
+    last = applied[-1]
+    return Correction(Identity(**{"patient_id": "", **values}), last.at, last.sender, last.id)
+
+
+def of_study(session: Session, study_instance_uid: str) -> Correction | None:
+    """`current` by UID."""
+    return current(session, _study_id(session, study_instance_uid))
+
+
+def require_unchanged(session: Session, study_instance_uid: str, heeded: Correction | None) -> None:
+    """Raise IdentityChanged unless `heeded` is still `of_study`; until the commit no change comes in between."""
+    study_id = _study_id(session, study_instance_uid, lock=True)
+    if current(session, study_id) != heeded:
+        raise IdentityChanged("the patient's identity was changed while the images were read; they are read again")
+
+
+def _study_id(session: Session, study_instance_uid: str, *, lock: bool = False) -> int:
+    query = select(Study.id).where(Study.study_instance_uid == study_instance_uid)
+    return session.scalars(query.with_for_update() if lock else query).one()
 
 
 def changes(session: Session, limit: int | None = None) -> list[dict[str, Any]]:

@@ -80,7 +80,8 @@ def _wanted(session: Session, study_ids: Sequence[int]) -> list[WantedOrder]:
     found = {}
     for asked, study in rows:
         # An order names its patient as it is known today; the images do as it was known when they were made.
-        now = identities.current(session, study.id) or identities.Identity("")
+        changed = identities.current(session, study.id)
+        now = identities.Identity("") if changed is None else changed.identity
         found[study.id] = WantedOrder(
             study_id=study.id,
             study_instance_uid=study.study_instance_uid,

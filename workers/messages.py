@@ -139,9 +139,10 @@ def _report(sender: Sender, to: Hl7Destination, due: DueDelivery) -> oru.Report 
     """What there is to tell; None for what could not be analysed where nobody wants to hear of it."""
     with sender.record.read() as session:
         matter = hl7_spool.matter(session, due.id)
-        identity = identities.current(session, matter.study_id)
+        changed = identities.current(session, matter.study_id)
     if not matter.analysed and not to.not_analysed:
         return None
+    identity = None if changed is None else changed.identity
     return report_of(_structured_report(sender.settings, due), due.ref.sop_instance_uid, matter, identity)
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import structlog
 
-from db import jobs
+from db import identities, jobs
 from db.domain import ClaimedJob, InstanceOutcome, JobOutcome, NewResult, SourceFile
 from db.errors import LeaseLost, PermanentError, RadnodeError, RecordUnavailable, RetriableError, StorageFull
 from db.model_versions import ModelVersionView
@@ -104,7 +104,10 @@ def _carry_out(worker: Worker, job: ClaimedJob) -> None:
         if files.poisoned and not analysis.analysed:
             raise PoisonStudy(f"no image of it could be read: {analysis.reason}; see `radnode parked`")
         provenance = provenance_of(worker.settings, job, model.bundle.identity)
-        results = tuple(_store(worker.settings, result) for result in build_results(analysis.sources, provenance))
+        with worker.record.read() as session:
+            identity = identities.of_study(session, job.study_instance_uid)
+        made = build_results(analysis.sources, provenance, identity)
+        results = tuple(_store(worker.settings, result) for result in made)
     names, notes = destinations_of(worker.settings, job)
     told = worker.settings.hl7.destinations
     outcome = JobOutcome(
@@ -119,6 +122,7 @@ def _carry_out(worker: Worker, job: ClaimedJob) -> None:
         told=tuple(name for name in names if name in told),
     )
     with worker.record.write() as session:
+        identities.require_unchanged(session, job.study_instance_uid, identity)
         jobs.finish(session, job.id, worker.owner, outcome)
     log.info("job_finished", analysed=analysis.analysed, results=len(results), destinations=len(names))
     _read_in_shadow(worker, job, files)

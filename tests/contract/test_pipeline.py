@@ -10,17 +10,21 @@ from typing import Any
 
 import pytest
 from pydicom import dcmread
-from sqlalchemy import update
+from sqlalchemy import event, update
 
-from db import jobs, listing
+from db import identities, jobs, listing
 from db.domain import NewInstance
 from db.session import Record
 from db.tables import Job
 from node.settings import Settings, Work
+from node.settings_hl7 import Hl7
 from tests.support import hostile, records
+from tests.support.hl7_peer import Receiver
 from tests.support.jobs import Preloaded, queued, stored
 from tests.support.shared import shared_dicom
+from workers.deliver import Sender
 from workers.loaded import Loaded, LoadedModels
+from workers.messages import run_messages
 from workers.pipeline import Worker, hand_back_unfinished, run_job
 
 POSITIVE = "cxr_wrapped/wrap_09_pneumonia.dcm"
@@ -245,3 +249,73 @@ def test_results_for_a_sender_nobody_configured_stay_and_say_so(
     assert job["state"] == "DONE"
     assert "results stay on this node" in job["reason"]
     assert state(record, listing.deliveries) == []
+
+
+def merge(record: Record, settings: Settings) -> None:
+    """The patient of the one study is another one from now on."""
+    change = identities.Change("", identities.Identity("ID-2", name="Müller^Eva"), "merge", "ADT^HOSP", "88")
+    with record.write() as session:
+        assert identities.change(session, change, messages_to=list(settings.hl7.destinations)).applied == 1
+
+
+def test_a_merge_reaches_the_objects_of_a_job_that_has_not_run(
+    worker: Worker, record: Record, settings: Settings
+) -> None:
+    job_id = queue(record, stored(settings, POSITIVE))
+    merge(record, settings)
+    run_job(worker, job_id)
+    made = [dcmread(BytesIO(data)) for data in result_files(settings).values()]
+    assert len(made) == 2
+    source = dcmread(shared_dicom() / POSITIVE, stop_before_pixels=True)
+    for result in made:
+        assert (result.PatientID, str(result.PatientName)) == ("ID-2", "Müller^Eva")
+        (original,) = result.OriginalAttributesSequence
+        assert original.ModifyingSystem == "ADT^HOSP"
+        (before,) = original.ModifiedAttributesSequence
+        assert (before.PatientID, before.PatientName) == (source.PatientID, source.PatientName)
+
+
+def test_a_merge_while_a_job_runs_has_it_read_again(
+    worker: Worker, record: Record, settings: Settings, other_record: Callable[[], Record]
+) -> None:
+    job_id = queue(record, stored(settings, POSITIVE))
+    elsewhere = other_record()
+    asked: list[str] = []
+
+    def meanwhile(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        # Right after the worker has asked whom it works for.
+        if "FROM identity_changes" in statement and not asked:
+            asked.append(statement)
+            merge(elsewhere, settings)
+
+    event.listen(record.engine, "after_cursor_execute", meanwhile)
+    run_job(worker, job_id)
+    (job,) = state(record)
+    assert (job["state"], job["attempts"]) == ("QUEUED", 0)
+    with record.write() as session:
+        session.execute(update(Job).values(available_at=records.NOON))
+    run_job(worker, job_id)
+    assert state(record)[0]["state"] == "DONE"
+    assert {str(dcmread(BytesIO(data)).PatientID) for data in result_files(settings).values()} == {"ID-2"}
+
+
+def test_a_result_is_told_with_the_codes_of_its_model(worker: Worker, record: Record, settings: Settings) -> None:
+    with Receiver() as ris:
+        hl7 = Hl7(destinations={"ris": ris.destination(assigning_authority="HOSP")})
+        settings = settings.model_copy(update={"hl7": hl7})
+        job_id = queue(record, stored(settings, POSITIVE))
+        with record.write() as session:
+            session.execute(update(Job).values(destinations=["sender", "ris"]))
+        run_job(replace(worker, settings=settings), job_id)
+        run_messages(Sender(settings, record, "host:deliver:1"), "ris")
+        message = ris.take()
+    assert [(d["kind"], d["destination"], d["state"]) for d in state(record, listing.deliveries)] == [
+        ("SR", "pacs", "PENDING"),
+        ("SR", "ris", "CONFIRMED"),
+        ("SC", "pacs", "PENDING"),
+    ]
+    source = dcmread(shared_dicom() / POSITIVE, stop_before_pixels=True)
+    assert message["PID.F3.R1.C1"] == source.PatientID
+    observed = {str(one(3)): str(one(5)) for one in message.segments("OBX")}
+    assert observed["233604007^Pneumonia^SCT"] == "52101004^Present^SCT"
+    assert observed["110180^Study Instance UID^DCM"] == source.StudyInstanceUID

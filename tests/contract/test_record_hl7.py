@@ -215,7 +215,9 @@ def test_a_merge_reaches_work_and_tells_of_what_is_finished(record: Record) -> N
         assert identities.change(session, merge(name="Roe^Jane", issuer="HOSP")) == Reached(2, 1)
     with record.read() as session:
         studies = {row[0]: row[1] for row in session.execute(select(Study.study_instance_uid, Study.id))}
-        current = {uid: identities.current(session, key) for uid, key in studies.items()}
+        heeded = {uid: identities.current(session, key) for uid, key in studies.items()}
+        current = {uid: one and one.identity for uid, one in heeded.items()}
+        assert {uid: identities.of_study(session, uid) for uid in studies} == heeded
         assert session.scalars(select(Order.patient_id)).one() == "ID-2"
         # What the images say stays on record.
         assert set(session.scalars(select(Study.patient_id))) == {"ID-1", "ID-7"}
@@ -242,7 +244,12 @@ def test_merges_follow_one_another_and_an_update_reaches_whoever_was_merged(reco
         assert identities.change(session, update_of).applied == 1
         # An address has changed: nothing that concerns us.
         assert identities.change(session, update_of).applied == 0
-        assert identities.current(session, study_id) == Identity("ID-3", "", "Roe^Ann", "19700101", "F")
+        heeded = identities.current(session, study_id)
+        assert heeded is not None
+        assert heeded.identity == Identity("ID-3", "", "Roe^Ann", "19700101", "F")
+        identities.require_unchanged(session, STUDY, heeded)
+        with pytest.raises(identities.IdentityChanged):
+            identities.require_unchanged(session, STUDY, None)
 
 
 @pytest.mark.parametrize("waits", [True, False])

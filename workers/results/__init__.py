@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from db.errors import UnreadableError
+from db.identities import Correction
 from models.contracts import Presence
 from workers.results.contents import (
     Provenance,
@@ -18,7 +19,7 @@ from workers.results.page import readable_html
 from workers.results.sc import Shown, build_picture, picture_ref
 from workers.results.source import Source, read_source
 from workers.results.sr import as_sop_class, build_report, sr_fallbacks
-from workers.results.subject import read_subject
+from workers.results.subject import corrected, read_subject
 from workers.results.tree import Evidence, Part
 
 __all__ = [
@@ -35,14 +36,17 @@ __all__ = [
 ]
 
 
-def build_results(sources: Sequence[SourceResult], provenance: Provenance) -> tuple[ResultObject, ...]:
+def build_results(
+    sources: Sequence[SourceResult], provenance: Provenance, correction: Correction | None = None
+) -> tuple[ResultObject, ...]:
     """One report for the whole job, then one overlay per source (image or series) and positive label that has a map.
 
-    Equal inputs give equal bytes. Patient and study are those of the first source.
+    Equal inputs give equal bytes. Patient and study are those of the first source; the patient as `correction` says
+    where its identity was changed since.
 
     Raises:
         UnreadableError: a source has no usable UIDs, or no size although it was read; or the sources belong to more
-            than one study.
+            than one study; or DICOM cannot hold the changed identity.
         ValueError: there are no sources, ``created_at`` has no time zone, or a map comes without its picture.
     """
     if not sources:
@@ -53,6 +57,8 @@ def build_results(sources: Sequence[SourceResult], provenance: Provenance) -> tu
     if len({part.source.study_uid for part in parts}) > 1:
         raise UnreadableError("the sources of one report belong to several studies")
     subject = read_subject(sources[0].header)
+    if correction is not None:
+        subject = corrected(subject, correction)
     results = [build_report(parts, provenance, subject)]
     for part in parts:
         reading, picture = part.result.reading, part.result.picture

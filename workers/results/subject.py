@@ -10,7 +10,7 @@ import re
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta, timezone
 
 from pydicom.charset import convert_encodings
 from pydicom.dataelem import RawDataElement
@@ -18,8 +18,11 @@ from pydicom.dataset import Dataset
 from pydicom.tag import Tag
 from pydicom.valuerep import PN_DELIMS, TEXT_VR_DELIMS
 
+from db.errors import UnreadableError
+from db.identities import Correction
 from node.character_sets import decode_extended
 from workers.results.source import character_sets, raw_bytes
+from workers.results.texts import long_string
 
 ACCESSION_NUMBER = 0x00080050
 _OFFSET_FROM_UTC = 0x00080201
@@ -63,12 +66,25 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _OFFSET = re.compile(r"([+-])(0\d|1[0-4])([0-5]\d)")
 
 
+Values = tuple[tuple[int, str, bytes], ...]
+
+
+@dataclass(frozen=True)
+class Superseded:
+    """Values that were changed after the images were made: when, and by which system's word."""
+
+    values: Values
+    at: datetime
+    by: str
+
+
 @dataclass(frozen=True)
 class Subject:
     """What results inherit: values as (tag, VR, bytes of even length), and the character set those bytes are in."""
 
-    values: tuple[tuple[int, str, bytes], ...]
+    values: Values
     character_set: tuple[str, ...]
+    superseded: Superseded | None = None
 
     @property
     def holds_unicode(self) -> bool:
@@ -85,6 +101,21 @@ class Subject:
             del dataset.SpecificCharacterSet
         for tag, vr, value in self.values:
             put_raw(dataset, tag, vr, value)
+        if self.superseded is not None:
+            dataset.OriginalAttributesSequence = [self._original(self.superseded)]
+
+    def _original(self, superseded: Superseded) -> Dataset:
+        """PS3.3 C.12.1: what the images said, so that nobody takes the change for a mix-up."""
+        before = Dataset()
+        for tag, vr, value in superseded.values:
+            put_raw(before, tag, vr, value)
+        item = Dataset()
+        item.SourceOfPreviousValues = ""
+        item.AttributeModificationDateTime = superseded.at.astimezone(UTC).strftime("%Y%m%d%H%M%S+0000")
+        item.ModifyingSystem = long_string(superseded.by, self.holds_unicode)
+        item.ReasonForTheAttributeModification = "COERCE"
+        item.ModifiedAttributesSequence = [before]
+        return item
 
     def local(self, moment: datetime) -> datetime:
         """An aware moment on the clock that the source's own dates are on, where the source says which."""
@@ -198,3 +229,46 @@ _RULES: dict[str, Callable[[str], bool]] = {
     "TM": lambda text: _TIME.fullmatch(text) is not None,
     "AS": lambda text: _AGE.fullmatch(text) is not None,
 }
+
+
+def corrected(subject: Subject, correction: Correction) -> Subject:
+    """The subject with an identity that was changed after its images were made.
+
+    Raises:
+        UnreadableError: DICOM cannot hold a value of it. Cut to fit, it could be another patient's.
+    """
+    now = correction.identity
+    told = {0x00100020: now.patient_id, 0x00100021: now.issuer, 0x00100010: now.name}
+    told |= {0x00100030: now.birth_date, 0x00100040: now.sex}
+    wanted = _ALWAYS | _WHERE_PRESENT
+    given = {tag: value for tag, value in told.items() if value}
+    for tag, value in given.items():
+        if not _legal(tag, wanted[tag], value.encode(), _UTF8):
+            raise UnreadableError("the identity that an HL7 message gave the patient cannot be written in DICOM")
+    if not all(value.isascii() for value in given.values()):
+        subject = _in_unicode(subject)
+    changed = {tag: _even(value) for tag, value in given.items()}
+    before = {tag: (vr, value) for tag, vr, value in subject.values}
+    kept = [one for one in subject.values if one[0] not in changed]
+    values = sorted([*kept, *((tag, wanted[tag], value) for tag, value in changed.items())])
+    old = tuple((tag, *before.get(tag, (wanted[tag], b""))) for tag in sorted(changed))
+    return Subject(tuple(values), subject.character_set, Superseded(old, correction.at, correction.sender))
+
+
+def _even(text: str) -> bytes:
+    value = text.encode()
+    return value + b" " * (len(value) % 2)
+
+
+def _in_unicode(subject: Subject) -> Subject:
+    """All values in UTF-8. They are legal in their character set, or would not be there."""
+    texts = {"SH", "LO", "PN"}
+    values = tuple(
+        (
+            tag,
+            vr,
+            _even((_decoded(value, subject.character_set) or "").rstrip()) if vr in texts else value,
+        )
+        for tag, vr, value in subject.values
+    )
+    return Subject(values, _UTF8)
