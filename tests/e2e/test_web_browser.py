@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import re
 import threading
 from collections.abc import Iterator
@@ -12,9 +14,12 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
-from db import users
-from node.settings import Settings
+from db import deliveries, readings, users
+from models.registry import SHIPPED
+from node.settings import Peer, Settings
+from node.web.permissions import Role
 from node.web.server import serve_until
+from tests.support.listening import chest_file
 from tests.support.processes import free_port, program
 from tests.support.web import PASSWORD, Site
 from tests.support.web_studies import HOSTILE, Made, read_study, refused_study, send_all, waiting_study
@@ -40,10 +45,17 @@ class Ward:
         self.site = site
         self.url = f"http://127.0.0.1:{site.settings.web_port}"
         site.add("ada", "radiologist")
+        site.add("max", *(role.value for role in Role))
         self.read = self.add_read(1, priority="stat", accession_number="ACC-1")
         self.refused = refused_study(
             site.record, site.settings.data_dir, 2, "lateral view (ViewPosition LL)", patient_name=HOSTILE
         )
+
+    def bury(self) -> None:
+        """What was to be sent is given up."""
+        with self.site.record.write() as session:
+            for one in deliveries.claim(session, self.read.job, "pacs", "sender", lease_s=60):
+                deliveries.bury(session, one, "sender", reason="refused")
 
     def add_read(self, number: int, **options: Any) -> Made:
         return read_study(self.site.record, self.site.settings.data_dir, number, **options)
@@ -52,7 +64,8 @@ class Ward:
 @pytest.fixture
 def ward(tmp_path: Path) -> Iterator[Ward]:
     site = Site(tmp_path)
-    site.settings = Settings(data_dir=tmp_path, web_port=free_port())
+    pacs = Peer(ae_title="PACS", host="127.0.0.1", port=9, silent_after_min=30)
+    site.settings = Settings(data_dir=tmp_path, web_port=free_port(), peers={"pacs": pacs})
     stop, ready = threading.Event(), threading.Event()
     thread = threading.Thread(target=serve_until, args=(site.settings, site.record, ready.set, stop))
     thread.start()
@@ -80,9 +93,9 @@ def page(chromium: Browser) -> Iterator[Page]:
     assert [said for said in complaints if "status of 4" not in said] == []
 
 
-def log_in(page: Page, ward: Ward) -> None:
+def log_in(page: Page, ward: Ward, name: str = "ada") -> None:
     page.goto(ward.url)
-    page.get_by_label("Name").fill("ada")
+    page.get_by_label("Name").fill(name)
     page.get_by_label("Password").fill(PASSWORD)
     page.get_by_role("button", name="Log in").click()
     expect(page.get_by_role("heading", name="Worklist")).to_be_visible()
@@ -91,6 +104,70 @@ def log_in(page: Page, ward: Ward) -> None:
 def violations(page: Page) -> list[str]:
     found = Axe().run(page, options={"runOnly": WCAG}).response["violations"]
     return [f"{one['id']}: {[node['html'][:120] for node in one['nodes']]}" for one in found]
+
+
+def judge(page: Page, ward: Ward, key: str) -> None:
+    page.goto(f"{ward.url}/studies/{ward.read.study}")
+    with page.expect_navigation():
+        page.keyboard.press(key)
+
+
+def test_a_reader_judges_by_keyboard_and_takes_it_back(page: Page, ward: Ward) -> None:
+    log_in(page, ward)
+    page.goto(f"{ward.url}/studies/{ward.read.study}")
+    page.keyboard.press("c")
+    expect(page.get_by_role("textbox", name="Comment")).to_be_focused()
+    page.keyboard.type("rib, not a consolidation")
+    page.get_by_label("Side").select_option("left")
+    page.get_by_role("heading", name="Your verdict").click()
+    with page.expect_navigation():
+        page.keyboard.press("r")
+    said = page.get_by_role("listitem").filter(has_text="the model said present")
+    expect(said).to_contain_text("pneumonia rejected")
+    expect(said).to_contain_text("rib, not a consolidation")
+    with page.expect_navigation():
+        page.keyboard.press("z")
+    expect(page.get_by_role("listitem").filter(has_text="took back a verdict")).to_be_visible()
+    with ward.site.record.read() as session:
+        rows = readings.of_study(session, ward.read.study)
+    assert [(one.verdict, one.laterality, one.undone) for one in rows] == [
+        ("reject", "left", True),
+        ("undo", "", False),
+    ]
+    page.get_by_label(re.compile("^Keys:")).uncheck()
+    page.keyboard.press("a")
+    page.reload()
+    expect(page.get_by_label(re.compile("^Keys:"))).not_to_be_checked()
+    with ward.site.record.read() as session:
+        assert len(readings.of_study(session, ward.read.study)) == 2
+
+
+def test_a_file_is_dropped_on_the_rule_tester(page: Page, ward: Ward, tmp_path: Path) -> None:
+    log_in(page, ward, "max")
+    page.goto(f"{ward.url}/operations")
+    page.get_by_label("Calling AE title").fill("CT1")
+    file = chest_file(tmp_path, "dropped.dcm")
+    page.get_by_label("A DICOM file, or drop one here").set_input_files(file)
+    expect(page.get_by_text("Route chest-radiographs: matches")).to_be_visible()
+    page.get_by_label("A DICOM file, or drop one here").set_input_files(Path(__file__))
+    expect(page.get_by_text("that is no DICOM file")).to_be_visible()
+    data = base64.b64encode(file.read_bytes()).decode()
+    transfer = page.evaluate_handle(
+        """data => { const held = new DataTransfer();
+        held.items.add(new File([Uint8Array.from(atob(data), c => c.charCodeAt(0))], "dropped.dcm")); return held; }""",
+        data,
+    )
+    page.dispatch_event("#drop", "drop", {"dataTransfer": transfer})
+    expect(page.get_by_text("Route chest-radiographs: matches")).to_be_visible()
+
+
+def test_ticks_stay_while_the_list_renews_itself(page: Page, ward: Ward) -> None:
+    log_in(page, ward)
+    tick = page.get_by_label(f"Tick study {ward.read.study}")
+    tick.check()
+    waiting_study(ward.site.record, ward.site.settings.data_dir, 3, patient_name="New^Patient")
+    expect(page.get_by_text("New, Patient")).to_be_visible()
+    expect(tick).to_be_checked()
 
 
 def test_a_person_logs_in_looks_and_logs_out(page: Page, ward: Ward) -> None:
@@ -178,20 +255,35 @@ def test_hostile_names_do_nothing(page: Page, ward: Ward) -> None:
     assert page.locator("img[src=x]").count() == 0
 
 
+# pynetdicom leaves the socket of a connection that nobody takes to the garbage collector.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 320)])
 def test_every_page_is_accessible(page: Page, ward: Ward, scheme: Any, width: int) -> None:
     page.emulate_media(color_scheme=scheme)
     page.set_viewport_size({"width": width, "height": 800})
     page.goto(f"{ward.url}/login")
     found = {"/login": violations(page)}
-    log_in(page, ward)
+    log_in(page, ward, "max")
+    judge(page, ward, "a")
+    ward.bury()
+    shipped = json.loads((SHIPPED / "cxr-pneumonia" / "model.json").read_text())
     studies = (f"/studies/{ward.read.study}", f"/studies/{ward.refused.study}")
     report = f"/studies/{ward.read.study}/reports/{ward.read.report}"
-    for path in ("/", *studies, report, "/api/docs", "/nowhere"):
+    running = ("/operations", "/models", f"/models/cxr-pneumonia/{shipped['version']}", "/audit", "/audit?actor=max")
+    for path in ("/", "/?priority=stat", *studies, report, *running, "/api/docs", "/nowhere"):
         page.goto(ward.url + path)
         found[path] = violations(page)
         # WCAG 1.4.10: nothing but a table scrolls sideways.
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), (path, width)
+    page.goto(f"{ward.url}/operations")
+    page.get_by_role("button", name="C-ECHO pacs").click()
+    expect(page.get_by_role("heading", name="C-ECHO pacs")).to_be_visible()
+    found["echo"] = violations(page)
+    page.goto(ward.url)
+    page.get_by_label(f"Tick study {ward.read.study}").check()
+    page.get_by_role("button", name="Read the ticked again").click()
+    expect(page.get_by_text("1 new revision")).to_be_visible()
+    found["rerun"] = violations(page)
     assert {path: said for path, said in found.items() if said} == {}
 
 
