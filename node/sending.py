@@ -1,77 +1,25 @@
-"""Sending objects: associations of the node's own making, kept as a socket and a plain blocking loop.
-
-`Link` is one of them, for one thread at a time. It sends a file as the bytes on disk, many PDUs at once and without
-Nagle's algorithm, reads the answer with a deadline, and answers what the peer asks meanwhile: a report on storage
-commitment comes on the association that asked for it.
-"""
+"""Opening associations to send objects on, and sending files."""
 
 from __future__ import annotations
 
-import select
 import socket
-import ssl
-import struct
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from io import BytesIO
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import BinaryIO
 
-import structlog
 from pydicom import dcmread
-from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
-from pynetdicom.dsutils import encode
 
 from db.errors import PeerUnavailable
-from node.commitment import (
-    COMMITMENT_CLASS,
-    COMMITMENT_INSTANCE,
-    MOST_REPORT_BYTES,
-    CommitmentReport,
-    build_request,
-    decode_report,
-    settle_report,
-)
-from node.dataset_source import IMPLICIT_VR_LITTLE_ENDIAN, HeaderError, data_set_start
+from node.link import Link, OnCommitment, SendResult
 from node.scu import PeerRefused, at
 from node.settings import Peer, Settings
-from node.statuses import Status
 from node.tls import client_context
-from node.upper_layer import commands, requesting, wire
-from node.upper_layer.commands import Command
+from node.upper_layer import requesting, wire
 from node.upper_layer.negotiation import Context
 from node.upper_layer.states import Pdu
-from node.upper_layer.wire import PeerGone, ProtocolError, TooSlow, Wire
-
-log = structlog.get_logger(__name__)
-
-COMMITMENT_CONTEXT = Context(COMMITMENT_CLASS, IMPLICIT_VR_LITTLE_ENDIAN)
-_COMMIT_ACTION = 1
-_SUCCESS = 0x0000
-# Stored all the same: coerced, elements discarded, data set does not match its class (PS3.4 B.2.3).
-_STORED_WITH_WARNING = (0xB000, 0xB006, 0xB007)
-_SLOWEST_LINE_BYTES_S = 20_000
-# What one call hands to the system: many PDUs where the peer takes small ones.
-_BATCH_BYTES = 1 << 18
-_VALUE_HEADER = struct.Struct(">BxLLBB")
-_IS_COMMAND, _IS_LAST = 0x01, 0x02
-# For what a peer says of its own accord, and for its farewell.
-_ASIDE_S = 5.0
-
-OnCommitment = Callable[[CommitmentReport], bool]
-
-
-@dataclass(frozen=True)
-class SendResult:
-    """One file's fate. reason: of a failure, or what the peer warned of. retriable: another try may help."""
-
-    path: Path
-    ok: bool
-    reason: str = ""
-    retriable: bool = False
+from node.upper_layer.wire import PeerGone, ProtocolError, Wire
 
 
 def open_link(
@@ -135,205 +83,6 @@ def _negotiate(
     return answer
 
 
-class Link:
-    """An open association. `usable` until it is ended by either side."""
-
-    def __init__(
-        self,
-        connection: socket.socket,
-        answer: requesting.Answer,
-        peer: Peer,
-        settings: Settings,
-        *,
-        offered: Sequence[Context],
-        on_commitment: OnCommitment | None,
-    ) -> None:
-        """offered: accepted or not. answered: messages so far. reports_due: on commitment, not seen here yet."""
-        self.offered = frozenset(offered)
-        self.usable = True
-        self.answered = 0
-        self.reports_due = 0
-        self._connection = connection
-        self._answer = answer
-        self._peer = peer
-        self._response_s = settings.delivery.response_timeout_s
-        self._wire = Wire(connection, settings.limits.max_pdu_bytes, self._response_s, self._response_s)
-        self._on_commitment = on_commitment
-        self._by_id = {context_id: context for context, context_id in answer.contexts.items()}
-        self._message_id = 0
-
-    @property
-    def accepted(self) -> tuple[Context, ...]:
-        """The contexts that objects may be sent in."""
-        return tuple(self._answer.contexts)
-
-    def store(self, path: Path, context: Context, sop_instance_uid: str) -> SendResult:
-        """C-STORE a DICOM file: as the bytes on disk, or encoded anew where the context has another syntax than it."""
-        if not self.usable:
-            return SendResult(path, False, "the peer has closed the association", retriable=True)
-        try:
-            with path.open("rb") as file:
-                size = path.stat().st_size
-                start, syntax = data_set_start(file, size)
-                data: BinaryIO = file
-                if syntax not in ("", context.transfer_syntax):
-                    data = BytesIO(_encoded(dcmread(path), context.transfer_syntax))
-                    start, size = 0, len(data.getbuffer())
-                data.seek(start)
-                until = time.monotonic() + 2 * self._response_s + size / _SLOWEST_LINE_BYTES_S
-                request = commands.store_request(self._next_id(), context.abstract_syntax, sop_instance_uid)
-                answer = self._ask(self._answer.contexts[context], request, data, size - start, until)
-        except (HeaderError, InvalidDicomError, AttributeError, ValueError) as error:
-            self.abort()
-            return SendResult(path, False, f"it could not be encoded ({type(error).__name__})")
-        except FileNotFoundError:
-            return SendResult(path, False, "its file is gone from the disk; restore it")
-        except OSError as error:
-            self.abort()
-            return SendResult(path, False, f"its file cannot be read ({error.strerror}); check the disk", True)
-        except (PeerGone, ProtocolError) as error:
-            log.warning("association_broken", peer=at(self._peer), reason=str(error))
-            return SendResult(path, False, "the peer did not answer, or closed the association", retriable=True)
-        return _told(path, answer.status)
-
-    def request_commitment(self, transaction_uid: str, refs: Sequence[tuple[str, str]]) -> None:
-        """N-ACTION "Request Storage Commitment" (PS3.4 J.3.2) for (SOP Class UID, SOP Instance UID) pairs.
-
-        The answer comes as a report: on this association, or on a new one to the listener.
-
-        Raises:
-            PeerRefused: the peer answered a failure, or offers no storage commitment on this association.
-            PeerUnavailable: it did not answer.
-        """
-        context_id = self._answer.contexts.get(COMMITMENT_CONTEXT)
-        if context_id is None:
-            raise PeerRefused(f"{self._peer.ae_title} offers no storage commitment")
-        data = _encoded(build_request(transaction_uid, refs), COMMITMENT_CONTEXT.transfer_syntax)
-        request = commands.action_request(self._next_id(), COMMITMENT_CLASS, COMMITMENT_INSTANCE, _COMMIT_ACTION)
-        # From here on, as the report may come before the answer.
-        self.reports_due += 1
-        try:
-            until = time.monotonic() + 2 * self._response_s
-            answer = self._ask(context_id, request, BytesIO(data), len(data), until)
-        except (PeerGone, ProtocolError) as error:
-            raise PeerUnavailable(f"{self._peer.ae_title} did not answer the request for storage commitment") from error
-        if answer.status != _SUCCESS:
-            self.reports_due -= 1
-            raise PeerRefused(
-                f"{self._peer.ae_title} answered the request for storage commitment with {_status(answer.status)}"
-            )
-
-    def attend(self) -> bool:
-        """Answer what the peer has sent of its own accord, if anything, without waiting; whether it is still usable."""
-        try:
-            while self.usable and self._readable():
-                self._serve(*self._message(time.monotonic() + _ASIDE_S))
-        except (PeerGone, ProtocolError) as error:
-            self.abort()
-            log.info("association_ended", peer=at(self._peer), reason=str(error))
-        return self.usable
-
-    def release(self) -> None:
-        """End it in order (PS3.8 7.2), within a few seconds."""
-        if not self.attend():
-            return
-        self.usable = False
-        until = time.monotonic() + _ASIDE_S
-        try:
-            self._send(wire.release_request(), until)
-            while self._wire.read(_ASIDE_S, until)[0] is Pdu.P_DATA:
-                continue
-        except (PeerGone, ProtocolError) as error:
-            log.info("association_not_released", peer=at(self._peer), reason=str(error))
-        finally:
-            self._connection.close()
-
-    def _next_id(self) -> int:
-        self._message_id = self._message_id % 0xFFFF + 1
-        return self._message_id
-
-    def _ask(self, context_id: int, request: bytes, data: BinaryIO, size: int, until: float) -> Command:
-        """Send a command with its data set, and wait for what answers it."""
-        try:
-            for batch in _batches(context_id, request, data, size, self._answer.max_pdu_bytes):
-                self._send(batch, until)
-            while True:
-                command, context, received = self._message(until)
-                if command.field & commands.RESPONSE:
-                    if command.responded_to != self._message_id or command.status is None:
-                        raise ProtocolError(ProtocolError.UNEXPECTED_PARAMETER, "a response to nothing")
-                    self.answered += 1
-                    return command
-                self._serve(command, context, received)
-        except (PeerGone, ProtocolError):
-            self.abort()
-            raise
-
-    def _send(self, data: bytes | bytearray, until: float) -> None:
-        left = until - time.monotonic()
-        if left <= 0:
-            raise TooSlow("a message could not be sent in time")
-        try:
-            self._connection.settimeout(left)
-            self._connection.sendall(data)
-        except OSError as error:
-            raise PeerGone(f"nothing can be sent ({type(error).__name__})") from error
-
-    def _message(self, until: float) -> tuple[Command, Context, bytes]:
-        """The next command with its data set."""
-        collected: dict[bool, bytearray] = {True: bytearray(), False: bytearray()}
-        command: Command | None = None
-        while True:
-            for context_id, control, value in _values(self._data(until)):
-                is_command = bool(control & _IS_COMMAND)
-                collected[is_command] += value
-                if context_id not in self._by_id or is_command is not (command is None):
-                    raise ProtocolError(ProtocolError.UNEXPECTED_PARAMETER, "a message out of place")
-                if len(collected[is_command]) > (commands.MOST_COMMAND_BYTES if is_command else MOST_REPORT_BYTES):
-                    raise ProtocolError(ProtocolError.INVALID_VALUE, "a message is too long")
-                if control & _IS_LAST:
-                    command = command or commands.parse(bytes(collected[True]))
-                    if not is_command or not command.has_data_set:
-                        return command, self._by_id[context_id], bytes(collected[False])
-
-    def _data(self, until: float) -> memoryview:
-        kind, body = self._wire.read(max(0.0, until - time.monotonic()), until)
-        if kind is Pdu.P_DATA:
-            return body
-        if kind is Pdu.RELEASE_RQ:
-            self._send(wire.release_response(), until)
-            raise PeerGone("the peer released the association")
-        if kind is Pdu.ABORT:
-            raise PeerGone("the peer aborted")
-        raise ProtocolError(ProtocolError.UNEXPECTED_PDU, f"a PDU {kind.name} in an association")
-
-    def _serve(self, command: Command, context: Context, received: bytes) -> None:
-        """Answer a request of the peer's: a report on storage commitment (PS3.4 J.3.3), and nothing else."""
-        status = Status.UNRECOGNISED_OPERATION
-        if command.field == commands.N_EVENT_REPORT_RQ and context == COMMITMENT_CONTEXT and self._on_commitment:
-            self.reports_due = max(0, self.reports_due - 1)
-            status = settle_report(lambda: decode_report(received, context.transfer_syntax), self._on_commitment)
-        answer = wire.data(self._answer.contexts[context], commands.response(command, status), command=True)
-        self._send(answer, time.monotonic() + _ASIDE_S)
-
-    def _readable(self) -> bool:
-        if isinstance(self._connection, ssl.SSLSocket) and self._connection.pending():
-            return True
-        return bool(select.select([self._connection], [], [], 0)[0])
-
-    def abort(self) -> None:
-        """End it at once, whatever it is in the middle of."""
-        if not self.usable:
-            return
-        self.usable = False
-        try:
-            self._send(wire.abort(0, 0), time.monotonic() + _ASIDE_S)
-        except PeerGone as error:
-            log.debug("association_gone", peer=at(self._peer), reason=str(error))
-        finally:
-            self._connection.close()
-
-
 def send_files(peer: Peer, settings: Settings, paths: Iterable[Path]) -> Iterator[SendResult]:
     """C-STORE files as they are, one result each; files of the same kind share an association.
 
@@ -377,61 +126,3 @@ def _kind(path: Path) -> tuple[tuple[str, str], str] | None:
         return (str(meta.MediaStorageSOPClassUID), str(meta.TransferSyntaxUID)), uid
     except (InvalidDicomError, OSError, AttributeError, ValueError, KeyError, RecursionError):
         return None
-
-
-def _told(path: Path, status: int | None) -> SendResult:
-    if status is None or status == _SUCCESS:
-        return SendResult(path, status == _SUCCESS)
-    stored = status in _STORED_WITH_WARNING
-    return SendResult(path, stored, f"the peer answered {_status(status)}", retriable=_worth_another_try(status))
-
-
-def _worth_another_try(status: int) -> bool:
-    """Out of resources, processing failure, and the Cxxx codes, which archives use for whatever went wrong inside."""
-    return status >> 8 == 0xA7 or status == 0x0110 or status >> 12 == 0xC
-
-
-def _status(status: int | None) -> str:
-    return "no status" if status is None else f"status {status:#06x}"
-
-
-def _encoded(dataset: Dataset, transfer_syntax: str) -> bytes:
-    """In one of the two native little endian syntaxes. Raises ValueError where it cannot be."""
-    data = encode(dataset, transfer_syntax == IMPLICIT_VR_LITTLE_ENDIAN, True)
-    if data is None:
-        raise ValueError("the data set cannot be encoded")
-    return data
-
-
-def _batches(context_id: int, command: bytes, data: BinaryIO, size: int, max_pdu_bytes: int) -> Iterator[bytearray]:
-    """A command and the next `size` bytes of a file as P-DATA-TF PDUs (PS3.8 9.3.5), many of them at a time."""
-    batch = bytearray()
-    room = max_pdu_bytes - 6
-    parts: list[tuple[int, BinaryIO, int]] = [(_IS_COMMAND, BytesIO(command), len(command)), (0, data, size)]
-    for control, source, length in parts:
-        left = length
-        while True:
-            piece = source.read(min(room, left))
-            if not piece and left:
-                raise HeaderError("the file became shorter while it was sent")
-            left -= len(piece)
-            last = control | (0 if left else _IS_LAST)
-            batch += _VALUE_HEADER.pack(Pdu.P_DATA, len(piece) + 6, len(piece) + 2, context_id, last)
-            batch += piece
-            if len(batch) >= _BATCH_BYTES:
-                yield batch
-                batch = bytearray()
-            if not left:
-                break
-    if batch:
-        yield batch
-
-
-def _values(body: memoryview) -> Iterator[tuple[int, int, memoryview]]:
-    """The presentation data values of a P-DATA-TF: context ID, message control header, bytes."""
-    while body:
-        length = int.from_bytes(body[:4], "big")
-        if length < 2 or length + 4 > len(body):
-            raise ProtocolError(ProtocolError.INVALID_VALUE, "a presentation data value does not fit its PDU")
-        yield body[4], body[5], body[6 : 4 + length]
-        body = body[4 + length :]

@@ -19,7 +19,7 @@ from db.session import Record
 from db.types import utcnow
 from node import scu, storage
 from node.handlers import write_commitment
-from node.sending import COMMITMENT_CONTEXT, Link
+from node.link import COMMITMENT_CONTEXT, Link
 from node.settings import Peer, Settings
 from node.upper_layer.negotiation import Context
 from workers import proof

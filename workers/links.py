@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from node.commitment import CommitmentReport
-from node.sending import Link, open_link
+from node.link import Link
+from node.sending import open_link
 from node.settings import Peer, Settings
 from node.upper_layer.negotiation import Context
 

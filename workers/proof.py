@@ -17,7 +17,7 @@ from db.errors import ConfigError, PeerUnavailable, RetriableError
 from db.session import Record
 from db.types import utcnow
 from node import scu
-from node.sending import Link
+from node.link import Link
 from node.settings import Settings
 
 log = structlog.get_logger(__name__)

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydicom import dcmread
 
-from node.sending import Link
+from node.link import Link
 from node.settings import Delivery, Peer, Settings
 from node.upper_layer import requesting
 from node.upper_layer.negotiation import Context

@@ -27,8 +27,8 @@ from db.states import InstanceState, RefusalKind
 from db.tables import Audit
 from node import scu, sending
 from node.commitment import CommitmentReport
+from node.link import COMMITMENT_CONTEXT
 from node.listener import listener_name
-from node.sending import COMMITMENT_CONTEXT
 from node.settings import Peer
 from tests.support import raw_association
 from tests.support.listening import CR, Listener, chest_file, dataset_bytes, running
