@@ -124,7 +124,7 @@ class Completeness(Section):
 
     quiet_period_s: float = Field(60.0, ge=0, description="Seconds without a new image.")
     deadline_s: float = Field(1800.0, gt=0, description="Seconds after the first image at which waiting ends.")
-    sweep_interval_s: float = Field(0.25, gt=0, description="Seconds between two looks at the record.")
+    sweep_interval_s: float = Field(0.05, gt=0, description="Seconds between two looks at the record.")
 
 
 class Delivery(Section):

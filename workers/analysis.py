@@ -36,13 +36,14 @@ class SourceInput:
     """One image to read.
 
     facts: as `node.header.facts` made them; None reads them from the file. known: its UIDs as the record has them, to
-    report of a file that cannot be followed; without them such a file is an error.
+    report of a file that cannot be followed; without them such a file is an error. examined: where it was, before.
     """
 
     path: Path
     facts: dict[str, Any] | None = None
     calling_ae: str = ""
     known: Header | None = None
+    examined: Examined | None = None
 
 
 @dataclass(frozen=True)
@@ -124,6 +125,8 @@ def _read_one(model: Loaded, source: SourceInput, files: JobFiles) -> SourceResu
 
 def _examine(source: SourceInput, files: JobFiles) -> tuple[Examined, str]:
     """A file's header, and the reason why it cannot be read where it cannot."""
+    if source.examined is not None:
+        return source.examined, ""
     try:
         return files.examine(source.path), ""
     except (HeaderError, Poison) as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from io import BytesIO
@@ -15,7 +15,6 @@ from pydicom import dcmread
 
 from db.errors import StorageFull
 from node.dataset_source import HeaderError
-from node.header import Header
 from node.settings import Settings, config_digest
 from node.uids import valid_uid
 from node.version import VERSION
@@ -24,7 +23,7 @@ from workers.loaded import Loaded, LoadedModels
 from workers.pipeline import summary_of
 from workers.pixels import Poison
 from workers.results import Provenance, ResultObject, build_results, readable_html
-from workers.sandbox import Decoders, JobFiles
+from workers.sandbox import Decoders, Examined, JobFiles
 
 RESULT_FILE = "result.json"
 NOTICE = "Research use. Not a medical device; AI-generated, preliminary, not verified by a physician."
@@ -51,9 +50,9 @@ def analyze_files(
     entries = []
     try:
         out_dir.mkdir(parents=True, exist_ok=True)
-        for number, paths in enumerate(_subjects(run, files), 1):
-            entries.append(_one(run, paths, number))
-            for _ in paths:
+        for number, subject in enumerate(_subjects(run, files), 1):
+            entries.append(_one(run, subject, number))
+            for _ in subject:
                 advance()
         document = {
             "notice": NOTICE,
@@ -106,42 +105,56 @@ class _Run:
         return JobFiles(self.decoders, limits_for(self.settings.work))
 
 
-def _subjects(run: _Run, files: Sequence[Path]) -> list[list[Path]]:
+@dataclass(frozen=True)
+class _File:
+    """examined: None where it cannot be read, and why stands in `refused`."""
+
+    path: Path
+    examined: Examined | None
+    refused: str = ""
+
+
+def _subjects(run: _Run, files: Sequence[Path]) -> Iterator[list[_File]]:
     """What gets a report of its own: each file, or for a model of slices each series; unreadable files by themselves.
 
     A file that comes a second time, by its SOP Instance UID, is read by itself and refused as a series of one.
     """
     if run.model.bundle.manifest.series is None:
-        return [[path] for path in files]
-    subjects: dict[tuple[str, ...], list[Path]] = {}
+        yield from ([_examined(run, path)] for path in files)
+        return
+    subjects: dict[tuple[str, ...], list[_File]] = {}
     seen: set[str] = set()
-    for path in files:
-        try:
-            known = _known(run.files(), path)
-        except (HeaderError, Poison):
-            subjects[("file", str(path))] = [path]
-            continue
-        key = (known.study_instance_uid, known.series_instance_uid)
-        if known.sop_instance_uid in seen:
-            key = ("file", str(path))
-        seen.add(known.sop_instance_uid)
-        subjects.setdefault(key, []).append(path)
-    return list(subjects.values())
+    for file in (_examined(run, path) for path in files):
+        key = ("file", str(file.path))
+        if file.examined is not None:
+            known = file.examined.header
+            if known.sop_instance_uid not in seen:
+                key = (known.study_instance_uid, known.series_instance_uid)
+            seen.add(known.sop_instance_uid)
+        subjects.setdefault(key, []).append(file)
+    yield from subjects.values()
 
 
-def _known(files: JobFiles, path: Path) -> Header:
-    known = files.examine(path).header
-    if not all(map(valid_uid, (known.sop_instance_uid, known.study_instance_uid, known.series_instance_uid))):
-        raise HeaderError("its study, series or instance UID is missing or no UID")
-    return known
-
-
-def _one(run: _Run, paths: Sequence[Path], number: int) -> Document:
-    settings, model, created_at = run.settings, run.model, run.created_at
+def _examined(run: _Run, path: Path) -> _File:
     try:
-        files = run.files()
-        known = _known(files, paths[0])
-        analysis = analyse(model, [SourceInput(path) for path in paths], files)
+        examined = run.files().examine(path)
+    except (HeaderError, Poison) as error:
+        return _File(path, None, str(error))
+    known = examined.header
+    if not all(map(valid_uid, (known.sop_instance_uid, known.study_instance_uid, known.series_instance_uid))):
+        return _File(path, None, "its study, series or instance UID is missing or no UID")
+    return _File(path, examined)
+
+
+def _one(run: _Run, subject: Sequence[_File], number: int) -> Document:
+    settings, model, created_at = run.settings, run.model, run.created_at
+    paths, examined = [file.path for file in subject], subject[0].examined
+    if examined is None:
+        return {"file": str(paths[0]), "outcome": REFUSED, "reason": subject[0].refused, "results": []}
+    known = examined.header
+    sources = [SourceInput(file.path, examined=file.examined) for file in subject]
+    try:
+        analysis = analyse(model, sources, run.files())
     except (HeaderError, Poison) as error:
         return {"file": str(paths[0]), "outcome": REFUSED, "reason": str(error), "results": []}
     of_series = model.bundle.manifest.series is not None
