@@ -51,7 +51,7 @@ EXAMPLES: dict[str, Any] = {
     "web.oidc.ca": "/etc/radnode/tls/identity-provider.pem",
 }
 PEER_EXAMPLE: dict[str, Any] = {"ae_title": "PACS", "host": "pacs.example.org", "silent_after_min": 120.0}
-HL7_EXAMPLE: dict[str, Any] = {"host": "ris.example.org"}
+HL7_EXAMPLE: dict[str, Any] = {"host": "ris.example.org", "tls": True}
 MATCH_EXAMPLE: dict[str, Any] = {
     "modality": ["CR", "DX"],
     "body_part": ["CHEST", "THORAX", ""],

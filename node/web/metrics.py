@@ -9,7 +9,7 @@ from datetime import timedelta
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import GaugeMetricFamily
 
-from db import audit_chain, circuits, deletions, listing, operations, outbox, retention
+from db import audit_chain, circuits, deletions, hl7_received, hl7_spool, listing, operations, outbox, retention
 from db.session import Record
 from db.types import utcnow
 from node.settings import Settings
@@ -39,6 +39,8 @@ class RecordCollector:
             peers = self.settings.peers
             watched = {peer.ae_title.strip() for peer in peers.values() if peer.silent_after_min is not None}
             quiet = figures.silences(peers, operations.last_study(session, watched), now)
+            queued = {name: hl7_spool.waiting(session, name) for name in self.settings.hl7.destinations}
+            taken = hl7_received.counts(session)
         for name, states in counts.items():
             family = GaugeMetricFamily(f"radnode_{name}", f"How many {name} are in each state.", labels=["state"])
             for state, count in states.items():
@@ -55,6 +57,7 @@ class RecordCollector:
         yield GaugeMetricFamily("radnode_job_oldest_wait_seconds", "Longest wait of a queued job.", value=oldest_s)
         yield from _turnaround(took)
         yield from _silence(quiet)
+        yield from _hl7(queued, taken)
         free = shutil.disk_usage(self.settings.data_dir).free
         yield GaugeMetricFamily("radnode_disk_free_bytes", "Free space of the data folder, in bytes.", value=free)
         low = free < self.settings.retention.early_below_bytes
@@ -73,6 +76,22 @@ def _turnaround(took: Mapping[str, Spread]) -> Iterator[GaugeMetricFamily]:
         for share, value in zip(QUANTILES, spread.seconds, strict=True):
             family.add_metric([stage, str(share)], value)
     yield family
+
+
+def _hl7(queued: Mapping[str, tuple[int, float]], taken: Mapping[str, int]) -> Iterator[GaugeMetricFamily]:
+    waiting = GaugeMetricFamily("radnode_hl7_waiting", "Results that wait to be told by HL7.", labels=["destination"])
+    oldest = GaugeMetricFamily(
+        "radnode_hl7_oldest_wait_seconds", "For how long the first of them has waited.", labels=["destination"]
+    )
+    for name, (number, wait_s) in queued.items():
+        waiting.add_metric([name], number)
+        oldest.add_metric([name], wait_s)
+    received = GaugeMetricFamily(
+        "radnode_hl7_received", "HL7 messages taken within hl7.listener.kept_days.", labels=["kind"]
+    )
+    for kind, number in taken.items():
+        received.add_metric([kind], number)
+    yield from (waiting, oldest, received)
 
 
 def _silence(quiet: Iterable[Silence]) -> Iterator[GaugeMetricFamily]:

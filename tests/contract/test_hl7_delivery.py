@@ -22,6 +22,7 @@ from db.types import utcnow
 from node.settings import Delivery as DeliverySettings
 from node.settings import Settings
 from node.settings_hl7 import Hl7, Hl7Destination
+from node.web.metrics import render
 from tests.support import records
 from tests.support.hl7_peer import HANG_UP, SILENT, Receiver
 from tests.support.processes import free_port
@@ -221,6 +222,9 @@ def test_a_system_that_is_away_loses_nothing_however_long(record: Record, tmp_pa
         assert hl7_spool.waiting(session, "ris")[0] == 2
         # Nothing was ever sent: an identity that changes now is still heeded.
         assert session.scalars(select(SpooledMessage)).all() == []
+    told = render(mine.settings, record).decode()
+    assert 'radnode_hl7_waiting{destination="ris"} 2.0' in told
+    assert 'radnode_hl7_oldest_wait_seconds{destination="ris"}' in told
     (first, second) = rows(record)
     assert (first["state"], first["attempts"], second["attempts"]) == ("PENDING", 0, 0)
     assert first["reason"] == "the destination is left alone after failures"
