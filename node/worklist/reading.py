@@ -5,16 +5,14 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from io import BytesIO
 from typing import Any, TypeVar
 
 from pydicom.dataset import Dataset
-from pydicom.filereader import read_dataset
 
 from db.errors import RefusedError
 from db.states import NoticeState
-from node.commitment import MALFORMED
-from node.dataset_source import IMPLICIT_VR_LITTLE_ENDIAN
+from node.commitment import MALFORMED, decode
+from node.dataset_source import HeaderError
 from node.statuses import Status
 from node.uids import valid_uid
 
@@ -109,7 +107,9 @@ _REFERENCED_SOP = "ReferencedSOPSequence"
 def _read(data: bytes, transfer_syntax: str, parse: Callable[[Dataset], T]) -> T:
     try:
         with warnings.catch_warnings(action="ignore"):
-            return parse(read_dataset(BytesIO(data), transfer_syntax == IMPLICIT_VR_LITTLE_ENDIAN, True))
+            return parse(decode(data, transfer_syntax))
+    except HeaderError as error:
+        raise NoticeRefused(Status.PROCESSING_FAILURE, str(error)) from error
     except MALFORMED as error:
         raise NoticeRefused(Status.PROCESSING_FAILURE, f"it cannot be read ({type(error).__name__})") from error
 
