@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -130,7 +131,13 @@ def _samples(labels: Path, kind: str, options: dict[str, str], boxes: Path | Non
     # However many rows cannot be used: they are counted, and the others are judged.
     found = read(kind, {"file": labels, "max_bad_fraction": 1, **options})
     problems = Problems()
-    samples = tuple(there.moved(sample, problems)[0] for sample in found.samples)
+    moved = [there.moved(sample, problems)[0] for sample in found.samples]
+    taken = Counter(sample.file for sample in moved)
+    # An image that two rows lead to is that of the row which names it; the other row's is missing.
+    samples = tuple(
+        new if taken[new.file] == 1 or new.file == old.file else old
+        for old, new in zip(found.samples, moved, strict=True)
+    )
     found = replace(found, samples=samples, problems=(*found.problems, *problems.all()))
     return found if boxes is None else replace(found, samples=tuple(with_boxes(found.samples, boxes)))
 

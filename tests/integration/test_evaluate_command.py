@@ -36,7 +36,8 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 Image.fromarray(picture).save(folder / "images" / name)
                 lines.append(f"{name},{source},{label}{number // 2},{label},CC0,AP,{'MF'[number % 2]},{30 + number}")
     (folder / "images" / "broken.png").write_bytes(b"no picture")
-    lines += ["broken.png,a,q,normal,CC0,AP,,", "gone.png,a,r,normal,CC0,AP,,"]
+    # The first is there as a PNG, which another row names.
+    lines += ["a_normal_0.jpg,a,s,normal,CC0,AP,,", "broken.png,a,q,normal,CC0,AP,,", "gone.png,a,r,normal,CC0,AP,,"]
     lines += [f"covid{number}.png,b<i>,c{number},covid,CC0,AP,," for number in range(3)]
     (folder / "labels.csv").write_text("\n".join(lines) + "\n")
     return folder
@@ -61,7 +62,7 @@ def document_of(result: Result) -> dict[str, Any]:
 def test_what_is_judged_and_what_is_not(root: Path) -> None:
     found = document_of(evaluated(root, "--json"))
     assert (found["images"], found["skipped"]) == (4 * PER_CELL, {"covid": 3})
-    assert [entry["file"] for entry in found["unreadable"]] == ["broken.png", "gone.png"]
+    assert [entry["file"] for entry in found["unreadable"]] == ["a_normal_0.jpg", "broken.png", "gone.png"]
     assert set(found["sources"]) == {"a", "b<i>"}
     label = found["sources"]["a"]["labels"]["pneumonia"]
     assert (label["images"], label["positive_images"], sum(label["confusion"].values())) == (24, 12, 24)
@@ -98,7 +99,7 @@ def test_rows_that_say_nothing_are_counted_however_many(root: Path) -> None:
     emptied = [line.replace(",Pneumonia,", ",nan,") if "_0.png" in line else line for line in lines]
     (root / "some.csv").write_text("\n".join([*emptied, lines[1]]) + "\n")
     found = document_of(evaluated(root, "--json", labels="some.csv"))
-    assert found["left_out"] == {"rows": 3, "unreadable": 2, "refused_by_gate": 0}
+    assert found["left_out"] == {"rows": 3, "unreadable": 3, "refused_by_gate": 0}
 
 
 def test_predictive_values_are_those_of_the_prevalences_asked_for(root: Path) -> None:
