@@ -49,14 +49,14 @@ def expressions() -> list[str]:
 
 
 def test_only_metrics_that_exist_are_asked_for(told: set[str]) -> None:
-    asked = {name for text in expressions() for name in re.findall(r"radnode_[a-z_]+", text)}
+    asked = {name for text in expressions() for name in re.findall(r"radnode_[a-z0-9_]+", text)}
     assert len(asked) > 8
     assert asked - told == set()
 
 
 def test_states_stages_and_quantiles_that_are_asked_for_exist() -> None:
     for text in expressions():
-        for name, labels in re.findall(r"(radnode_[a-z_]+)\{([^}]*)\}", text):
+        for name, labels in re.findall(r"(radnode_[a-z0-9_]+)\{([^}]*)\}", text):
             for label, values in re.findall(r'(\w+)=~?"([^"]*)"', labels):
                 if label == "state":
                     assert set(values.split("|")) <= {state.value for state in STATES[name]}, text
