@@ -167,7 +167,7 @@ def test_a_models_page_tells_its_card_agreement_and_drift(ward: Site) -> None:
             readings.add(session, new, reader="ada")
     browser = ward.logged_in("ada", "radiologist")
     page = browser.get(f"/models/{MODEL}/9.1.0").text
-    for told in ("0.67 (0.21\N{EN DASH}0.94)", "score: pneumonia", "says nothing", "Sensitivity", "Model card"):
+    for told in ("0.667 (0.208\N{EN DASH}0.939)", "score: pneumonia", "says nothing", "Sensitivity", "Model card"):
         assert told in page, told
     shipped = browser.get(f"/models/{MODEL}/{load_bundle(SHIPPED / MODEL).manifest.version}").text
     assert "No reader has judged" in shipped
