@@ -288,6 +288,12 @@ class Settings(BaseSettings):
             raise ValueError(f"{', '.join(twice)}: a DICOM peer and an HL7 destination need different names")
         if self.hl7.listener.enabled and self.hl7.listener.tls and self.tls.certificate is None:
             raise ValueError("hl7.listener.tls needs [tls] certificate and private_key")
+        deletes = self.retention.images_days > 0 or self.retention.delete_early
+        if self.notices.commitment and deletes and not self.notices.commitment_although_deleting:
+            raise ValueError(
+                "notices.commitment promises to keep what [retention] deletes; set retention.images_days = 0 and "
+                "delete_early = false, or notices.commitment_although_deleting = true where whoever asks keeps its own"
+            )
         if self.worklist.peer and self.worklist.peer not in self.peers:
             raise ValueError(f"worklist.peer is {self.worklist.peer}, which no [peers.…] entry names")
         if not is_loopback(self.dicom_host):

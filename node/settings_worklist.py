@@ -42,6 +42,10 @@ class Notices(Section):
         description="Answer requests for storage commitment. A modality may delete what is committed: only where this "
         "node keeps images for as long as an archive.",
     )
+    commitment_although_deleting: bool = Field(
+        False,
+        description="Permit commitment although [retention] deletes images: only where whoever asks keeps its own.",
+    )
     commitment_retry_s: float = Field(
         30.0, gt=0, description="Seconds until a commitment report is sent again that the peer did not take."
     )

@@ -25,12 +25,16 @@ from node import broker, scu, storage
 from node.cli.common import EXIT_FAILED, Config, Json, out
 from node.settings import Peer, Settings, load
 from node.syntaxes import decodable_transfer_syntaxes, undecodable_transfer_syntaxes
+from node.worklist import query
+from node.worklist.matching import Key
 from workers.loaded import LoadedModels, ModelUnusable
 
 app = typer.Typer()
 
 # The share of quarantine from which on a person should look.
 _NEARLY_FULL = 0.8
+# Asked of the worklist to see whether it answers.
+_NO_ORDER = "RADNODE-DOCTOR"
 
 
 class Grade(StrEnum):
@@ -85,6 +89,7 @@ def examine(config: Path | None, *, with_models: bool = True) -> Iterator[Findin
         yield check(settings)
     for name, peer in settings.peers.items():
         yield _peer(settings, name, peer)
+    yield from _worklist(settings)
     yield from _senders(settings)
     yield _decoders()
     yield _gpu(settings)
@@ -228,6 +233,26 @@ def _peer(settings: Settings, name: str, peer: Peer) -> Finding:
     if found.ok:
         return Finding(f"peer {name}", Grade.OK, f"{where} answers C-ECHO")
     return Finding(f"peer {name}", Grade.FAIL, f"{where}: {found.cause}", found.remedy)
+
+
+def _worklist(settings: Settings) -> Iterator[Finding]:
+    """Whether the worklist may be asked; the key is no order's."""
+    asking = [route.name for route in settings.routes if route.ask_worklist]
+    peer = settings.peers.get(settings.worklist.peer)
+    if peer is not None:
+
+        def look() -> str:
+            query.ask(peer, settings, settings.worklist.peer, Key(accession_number=_NO_ORDER))
+            return f"{settings.worklist.peer} answers C-FIND; asked by {', '.join(asking) or 'no route'}"
+
+        yield _attempt("worklist", look, "Let this node's AE title query the worklist, by Accession Number.")
+    elif asking and not settings.hl7.listener.enabled:
+        yield Finding(
+            "worklist",
+            Grade.WARN,
+            f"{', '.join(asking)}: orders are asked for, but nothing tells any, so each study waits and is routine",
+            "Set worklist.peer, or hl7.listener.enabled = true, or remove ask_worklist.",
+        )
 
 
 def _senders(settings: Settings) -> Iterator[Finding]:

@@ -22,6 +22,7 @@ peer = "ris"
 
 [notices]
 commitment = true
+commitment_although_deleting = true
 
 [completeness]
 quiet_period_s = 3600.0

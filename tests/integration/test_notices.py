@@ -37,7 +37,7 @@ def pacs_and_listener(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tupl
         settings = (
             f'[peers.pacs]\nae_title = "ORTHANC"\nhost = "127.0.0.1"\nport = {pacs.dicom_port}\n'
             f'[peers.modality]\nae_title = "MODALITY"\nhost = "127.0.0.1"\nport = {MODALITY_PORT}\n'
-            "[notices]\ncommitment = true\n"
+            "[notices]\ncommitment = true\n[retention]\nimages_days = 0\n"
         )
         with listening.running(tmp_path_factory.mktemp("listener"), settings, port=port) as listener:
             yield pacs, listener

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from db.session import Record
+from tests.support.worklists import wlmscpfs
 from workers.doctor import Finding, Grade, examine
 
 
@@ -79,6 +80,18 @@ def test_a_peer_that_is_away(tmp_path: Path) -> None:
     assert found.grade is Grade.FAIL
     assert "cannot be reached" in found.detail
     assert found.remedy
+
+
+def test_orders_that_are_asked_for_and_come_from_nowhere(tmp_path: Path) -> None:
+    route = '[[routes]]\nname = "chest"\nmodels = ["cxr-pneumonia"]\nask_worklist = true\n'
+    assert findings(write(tmp_path, route))["worklist"].grade is Grade.WARN
+
+
+def test_a_worklist_that_may_be_asked(tmp_path: Path) -> None:
+    with wlmscpfs(tmp_path / "orders") as server:
+        ris = f'[peers.ris]\nae_title = "RIS"\nhost = "127.0.0.1"\nport = {server.peer.port}\n'
+        found = findings(write(tmp_path, ris + '[worklist]\npeer = "ris"'))["worklist"]
+    assert (found.grade, found.detail) == (Grade.OK, "ris answers C-FIND; asked by no route")
 
 
 def test_a_broker_that_is_away(tmp_path: Path) -> None:

@@ -105,6 +105,22 @@ def test_a_file_that_is_not_there_or_no_text_is_said(tmp_path: Path) -> None:
         load(binary)
 
 
+def test_nothing_is_promised_for_good_that_is_deleted_in_time(tmp_path: Path) -> None:
+    file = tmp_path / "radnode.toml"
+    for text, promised in (
+        ("[notices]\ncommitment = true\n", False),
+        ("[notices]\ncommitment = true\n[retention]\nimages_days = 0\n", True),
+        ("[notices]\ncommitment = true\n[retention]\nimages_days = 0\ndelete_early = true\n", False),
+        ("[notices]\ncommitment = true\ncommitment_although_deleting = true\n", True),
+    ):
+        file.write_text(text)
+        if promised:
+            assert load(file).notices.commitment
+        else:
+            with pytest.raises(ConfigError, match=r"promises to keep what \[retention\] deletes"):
+                load(file)
+
+
 def test_beyond_loopback_is_possible_when_said(tmp_path: Path) -> None:
     text = 'dicom_host = "0.0.0.0"\n[access]\nallow_plain_beyond_loopback = true\nknown_peers_only = true\n'
     assert load(written(tmp_path, text)).dicom_host == "0.0.0.0"
