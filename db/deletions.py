@@ -18,7 +18,7 @@ from typing import Any
 from sqlalchemy import delete, func, or_, select, update
 from sqlalchemy.orm import Session
 
-from db import audit
+from db import audit, hl7_spool, identities
 from db.audit_events import Event
 from db.errors import ConflictError
 from db.house_tables import Deletion
@@ -343,5 +343,7 @@ def _forget(session: Session, study_id: int) -> None:
     affected(session, update(Study).where(Study.id == study_id).values(**nothing, completeness_reason=""))
     affected(session, update(Job).where(Job.study_id == study_id).values(summary={}))
     affected(session, delete(RoutingDecision).where(RoutingDecision.study_id == study_id))
+    hl7_spool.forget(session, study_id)
+    identities.forget(session, study_id)
     affected(session, update(Revision).where(Revision.study_id == study_id).values(reason=""))
     affected(session, delete(StudyOrder).where(StudyOrder.study_id == study_id))

@@ -209,6 +209,8 @@ def note_answer(session: Session, due: DueDelivery, owner: str, kind: str, answe
     row.answer = answer
     if positive:
         row.acknowledged_at = utcnow()
+        # Its content is the receiver's now; here it would only be another copy of a patient's data.
+        row.body = b""
         audit.note(
             session,
             "message_sent",
@@ -243,6 +245,12 @@ def accepted(session: Session, due: DueDelivery, owner: str, reason: str) -> boo
 def _message(session: Session, delivery_id: int, kind: str) -> SpooledMessage | None:
     query = select(SpooledMessage).where(SpooledMessage.delivery_id == delivery_id, SpooledMessage.kind == kind)
     return session.scalars(query).one_or_none()
+
+
+def forget(session: Session, study_id: int) -> None:
+    """Of what was sent about a study only that it was."""
+    mine = select(Delivery.id).join(Job, Job.id == Delivery.job_id).where(Job.study_id == study_id)
+    affected(session, update(SpooledMessage).where(SpooledMessage.delivery_id.in_(mine)).values(body=b""))
 
 
 def messages(session: Session, limit: int | None = None) -> list[dict[str, Any]]:

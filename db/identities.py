@@ -222,6 +222,13 @@ def _study_id(session: Session, study_instance_uid: str, *, lock: bool = False) 
     return session.scalars(query.with_for_update() if lock else query).one()
 
 
+def forget(session: Session, study_id: int) -> None:
+    """Of a study's changes only that there were some; images that come for it later are taken as they are."""
+    texts = ("superseded_patient_id", "patient_id", "issuer", "patient_name", "birth_date", "sex")
+    mine = update(IdentityChange).where(IdentityChange.study_id == study_id)
+    affected(session, mine.values(**dict.fromkeys(texts, ""), applied=False))
+
+
 def changes(session: Session, limit: int | None = None) -> list[dict[str, Any]]:
     """What changed, the newest first; nothing here names a patient."""
     rows = session.execute(

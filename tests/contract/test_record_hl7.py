@@ -11,6 +11,7 @@ from sqlalchemy import select, update
 from db import deliveries, hl7_received, hl7_spool, identities, jobs, orders
 from db.domain import DueDelivery, NewOrder
 from db.hl7_received import NewMessage
+from db.hl7_tables import IdentityChange
 from db.identities import Change, Identity, Reached
 from db.order_tables import Order, StudyOrder
 from db.session import Record
@@ -150,6 +151,7 @@ def test_what_was_written_stays_and_is_answered_once(record: Record) -> None:
     with record.read() as session:
         (row,) = hl7_spool.messages(session)
         audited = session.scalars(select(Audit.subject).where(Audit.event == "message_sent")).all()
+        assert hl7_spool.spooled(session, due.id, "ORU^R01") == hl7_spool.Spooled("A", b"", acknowledged=True)
     assert (row["answer"], row["control_id"], row["study_instance_uid"]) == ("AA", "A", f"{STUDY}.1")
     assert audited == ["A"]
 
@@ -263,3 +265,23 @@ def test_an_order_fits_whoever_the_patient_is_today(record: Record, waits: bool)
         (wanted,) = orders.claim_due(session, utcnow(), lease_s=60)
     expected = ("ID-2", "Roe^Jane") if waits else ("ID-1", "Doe^Jane")
     assert (wanted.patient_id, wanted.patient_name, wanted.patient_birth_date) == (*expected, "19700101")
+
+
+def test_what_is_deleted_leaves_nothing_of_its_patient_here(record: Record) -> None:
+    told(record)
+    due = take(record)
+    assert due is not None
+    with record.write() as session:
+        study_id = session.scalars(select(Study.id)).one()
+        assert hl7_spool.keep(session, due, SENDER, "ORU^R01", control_id="A", body=b"MSH|PID-1")
+        queued = Change("ID-1", Identity("ID-2", name="Roe^Jane"), "merge", "ADT^HOSP", "88")
+        session.execute(update(Job).values(state="QUEUED"))
+        assert identities.change(session, queued).applied == 1
+        hl7_spool.forget(session, study_id)
+        identities.forget(session, study_id)
+        assert identities.current(session, study_id) is None
+        (row,) = session.scalars(select(IdentityChange)).all()
+        kept = hl7_spool.spooled(session, due.id, "ORU^R01")
+    assert kept is not None
+    assert kept.body == b""
+    assert {row.superseded_patient_id, row.patient_id, row.patient_name} == {""}
