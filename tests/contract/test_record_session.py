@@ -12,6 +12,7 @@ import pytest
 from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy import inspect, select, text, update
 from sqlalchemy.exc import IntegrityError, StatementError
 
@@ -34,8 +35,10 @@ def test_migrations_lead_from_nothing_to_exactly_the_tables(empty_url: str) -> N
     schema.upgrade(record)
     schema.require_current(record)
     assert schema.current(record) == schema.head()
+    assert ScriptDirectory.from_config(schema.alembic_config()).get_heads() == [schema.head()]
     with record.engine.connect() as connection:
         context = MigrationContext.configure(connection, opts={"compare_type": True})
+        assert context.get_current_revision() == schema.head()
         assert compare_metadata(context, Base.metadata) == []
     schema.upgrade(record)
     assert schema.current(record) == schema.head()
