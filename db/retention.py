@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import defaultdict
 from datetime import datetime
 
-from sqlalchemy import ColumnElement, Select, and_, delete, exists, func, or_, select
+from sqlalchemy import ColumnElement, Select, and_, case, delete, exists, func, or_, select
 from sqlalchemy.orm import Session
 
 from db.house_tables import Deletion
@@ -40,13 +40,13 @@ def _open_ends(before: datetime | None, *, waiting: bool) -> dict[str, ColumnEle
     }
     if not waiting:
         nowhere = ~exists().where(Delivery.result_id == Result.id)
+        # Said so that SQLite looks up the results of the job, and not all that are not deleted.
+        kept = case((Result.deleted_at.is_(None), 1), else_=0) == 1
         found |= {
             "images wait for a person": exists().where(image, Instance.state.in_(_FOR_A_PERSON)),
             "jobs are parked": exists().where(job, Job.state == JobState.PARKED),
             "deliveries are dead letters": exists().where(delivery, Delivery.state == DeliveryState.DEAD),
-            "results were sent nowhere": exists().where(
-                Result.job_id == Job.id, job, Result.deleted_at.is_(None), nowhere
-            ),
+            "results were sent nowhere": exists().where(Result.job_id == Job.id, job, kept, nowhere),
         }
     if before is not None:
         last = func.coalesce(Delivery.confirmed_at, Delivery.sent_at)

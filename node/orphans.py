@@ -77,11 +77,15 @@ class Orphans:
         if uids is None or self._named(path, uids[1]):
             return None
         aside = self._aside() / path.name
-        path.rename(aside)
-        if aside.stat().st_mtime >= before.timestamp() or self._named(path, uids[1]):
-            _back(aside, path)
+        try:
+            path.rename(aside)
+            if aside.stat().st_mtime >= before.timestamp() or self._named(path, uids[1]):
+                _back(aside, path)
+                return None
+            aside.unlink()
+        except FileNotFoundError:
+            # Another keeper was at the same folder.
             return None
-        aside.unlink()
         return uids
 
     def _put_back(self) -> None:
@@ -95,10 +99,12 @@ class Orphans:
                 continue
             places = [self.settings.data_dir / kind / aside.name[:2] / aside.name for kind in _KINDS]
             named = next((path for path in places if self._named(path, uids[1])), None)
-            if named is not None:
-                _back(aside, named)
-            else:
-                aside.unlink()
+            # Where it is not there any more its owner lives, and has done the same.
+            with suppress(FileNotFoundError):
+                if named is not None:
+                    _back(aside, named)
+                else:
+                    aside.unlink()
 
     def _named(self, path: Path, sop_instance_uid: str) -> bool:
         relative = path.relative_to(self.settings.data_dir).as_posix()
