@@ -8,27 +8,35 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from db import orders
+from db.order_tables import StudyOrder
 from db.tables import Delivery, Instance, Job, Refusal, Result, Revision, Series, Study
 
 Row = dict[str, Any]
 
 
 def studies(session: Session, limit: int | None = None) -> list[Row]:
-    """Newest first, with how many images and jobs each has."""
+    """Newest first, with how many images each has and how far its order is known ("" where none is asked for)."""
     counted = session.execute(select(Instance.study_id, func.count()).group_by(Instance.study_id))
     counts = {row[0]: row[1] for row in counted}
-    query = select(Study).order_by(Study.last_received_at.desc(), Study.id.desc()).limit(limit)
+    query = (
+        select(Study, StudyOrder)
+        .outerjoin(StudyOrder, StudyOrder.study_id == Study.id)
+        .order_by(Study.last_received_at.desc(), Study.id.desc())
+        .limit(limit)
+    )
     return [
         {
             "study_instance_uid": study.study_instance_uid,
             "state": study.state.value,
             "reason": study.completeness_reason,
             "instances": counts.get(study.id, 0),
+            "order": "" if asked is None else asked.state.value,
+            "order_reason": "" if asked is None else asked.reason,
             "calling_ae": study.calling_ae,
             "first_received_at": study.first_received_at.isoformat(),
             "last_received_at": study.last_received_at.isoformat(),
         }
-        for study in session.scalars(query)
+        for study, asked in session.execute(query)
     ]
 
 

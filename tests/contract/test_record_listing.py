@@ -54,6 +54,8 @@ def test_studies_are_listed_newest_first(record: Record) -> None:
         "state": "RECEIVING",
         "reason": "",
         "instances": 2,
+        "order": "",
+        "order_reason": "",
         "calling_ae": "MODALITY",
         "first_received_at": "2026-03-01T12:00:00+00:00",
         "last_received_at": "2026-03-01T12:00:00+00:00",

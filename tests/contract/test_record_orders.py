@@ -6,7 +6,7 @@ from datetime import timedelta
 
 from sqlalchemy import select, update
 
-from db import aside, audit, notices, orders, outbox, pledges, worklist
+from db import aside, audit, listing, notices, orders, outbox, pledges, worklist
 from db.domain import NewOrder, more_urgent
 from db.order_tables import Notice, StudyOrder
 from db.session import Record
@@ -217,6 +217,8 @@ def test_the_worklist_shows_a_matched_order_with_its_study(record: Record) -> No
         orders.settle(session, study_id, OrderState.MATCHED, reason="ordered as stat", order=STAT)
     with record.read() as session:
         shown = worklist.study(session, STUDY)
+        (row,) = listing.studies(session)
+    assert (row["order"], row["order_reason"]) == ("MATCHED", "ordered as stat")
     assert shown is not None
     assert shown.order is not None
     assert (shown.order.accession_number, shown.order.priority, shown.order.procedure) == ("A-1", "stat", "Chest PA")
