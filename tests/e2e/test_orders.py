@@ -73,3 +73,7 @@ def test_a_stat_order_is_queued_as_stat_once_the_pacs_has_sent_all_and_another_p
         assert len(node.jobs()) == 1
         report = f"/storage-commitment/{sent['StorageCommitmentTransactionUID']}"
         eventually("Orthanc knows", lambda: pacs.json("GET", report)["Status"] == "Success", timeout_s=30)
+        logs = "".join((node.folder / f"{name}.log").read_text() for name in ("listener", "keeper"))
+    assert "order_matched" in logs
+    assert "order_mismatched" in logs
+    assert not [said for said in ("Doe", "Roe", "ID-4711", "ID-9999", "A-1", "A-2") if said in logs]
