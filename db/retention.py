@@ -123,6 +123,11 @@ def aside_bytes(session: Session) -> int:
     return int(session.scalar(images) or 0) + int(session.scalar(objects) or 0)
 
 
+def first_received(session: Session) -> datetime | None:
+    """When the first image came of which this record knows; None where it knows of none."""
+    return session.scalar(select(Study.first_received_at).order_by(Study.id).limit(1))
+
+
 def is_named(session: Session, path: str, sop_instance_uid: str) -> bool:
     """Does the record know that file of that object, or a deletion that is under way?
 

@@ -3,6 +3,9 @@
 They come of images that were made durable and could not be recorded, so that their sender was told to try again and
 did not. A folder at each look, so that a look costs little however many files there are.
 
+A record that is younger than a file is not the one that file belongs to: an empty database that somebody has named by
+mistake lets nothing go.
+
 The same image may come again in the very moment in which its old file is removed, and be recorded under the same name.
 So a file is first moved aside, looked at again, and put back where it is another than the one that was judged.
 """
@@ -50,7 +53,8 @@ class Orphans:
             if folder is None:
                 self._folders = iter(sorted(_folders(self.settings.data_dir)))
                 return 0
-            gone = [uids for path in _old_files(folder, before) if (uids := self._remove(path, before)) is not None]
+            old = _old_files(folder, self._begins(before), before)
+            gone = [uids for path in old if (uids := self._remove(path, before)) is not None]
             if gone:
                 storage.sync_folder(folder)
         except OSError as error:
@@ -70,6 +74,10 @@ class Orphans:
                 )
             log.warning("orphans_removed", files=len(gone))
         return len(gone)
+
+    def _begins(self, before: datetime) -> datetime:
+        with self.record.read() as session:
+            return retention.first_received(session) or before
 
     def _remove(self, path: Path, before: datetime) -> tuple[str, str] | None:
         """The SOP class and instance of a file that was removed; None for one that stays."""
@@ -129,11 +137,12 @@ def _folders(data_dir: Path) -> list[Path]:
     return [path for kind in _KINDS for path in (data_dir / kind).glob("*") if path.is_dir()]
 
 
-def _old_files(folder: Path, before: datetime) -> list[Path]:
-    moment, found = before.timestamp(), []
+def _old_files(folder: Path, since: datetime, before: datetime) -> list[Path]:
+    """What was written between the two moments."""
+    begins, ends, found = since.timestamp(), before.timestamp(), []
     for entry in os.scandir(folder):
         try:
-            if entry.is_file() and entry.stat().st_mtime < moment:
+            if entry.is_file() and begins <= entry.stat().st_mtime < ends:
                 found.append(Path(entry.path))
         except FileNotFoundError:
             # Deleted between two looks.

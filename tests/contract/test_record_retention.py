@@ -129,6 +129,7 @@ def test_files_are_named_by_rows_and_by_what_was_sent(record: Record) -> None:
     deliver(record, finished_job(record), sent_as="1.2.3")
     aside_object(record, "a", "quarantine/1.dcm")
     with record.read() as session:
+        assert retention.first_received(session) == records.NOON
         assert {one.kind: (one.path, one.size_bytes) for one in files.named_files(session)} == {
             "image": ("instances/1.dcm", 1001),
             "result": ("results/1.dcm", 500),

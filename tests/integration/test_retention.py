@@ -128,8 +128,11 @@ def test_what_no_row_names_goes_after_a_month_and_what_is_new_or_named_stays(
     settings: Settings, record: Record
 ) -> None:
     delivered_study(record, settings.data_dir, 1)
+    make_old(record, timedelta(days=60))
     named = files_below(settings.data_dir)
-    lost = stored_image(settings.data_dir, 2, f"{STUDY}.2").path
+    lost, older = (stored_image(settings.data_dir, number, f"{STUDY}.{number}").path for number in (2, 4))
+    # From before the record's time: it is not the record to judge by.
+    age(settings.data_dir, {older}, days=61)
     age(settings.data_dir, {lost, *named}, days=31)
     young = stored_image(settings.data_dir, 3, f"{STUDY}.3").path
     # Whose meta information cannot be read may be one that the record names: it is left to a person.
@@ -139,7 +142,7 @@ def test_what_no_row_names_goes_after_a_month_and_what_is_new_or_named_stays(
     orphans = Orphans(settings, record)
     before = utcnow() - timedelta(days=30)
     assert sum(orphans.look_at_next(before) for _ in range(2 * len(files_below(settings.data_dir)) + 2)) == 1
-    assert files_below(settings.data_dir) == {*named, young, broken}
+    assert files_below(settings.data_dir) == {*named, older, young, broken}
     (told,) = events(record, "instances_deleted")
     assert (told.detail["what"], told.detail["files"]) == ("orphans", 1)
 
