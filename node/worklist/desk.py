@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 from datetime import datetime, timedelta
+from functools import partial
 
 import structlog
 
@@ -39,8 +40,7 @@ class OrderDesk:
         self.record = record
         peer = settings.peers.get(settings.worklist.peer)
         if ask is None and peer is not None:
-            known = peer
-            ask = lambda key: query.ask(known, settings, settings.worklist.peer, key)  # noqa: E731
+            ask = partial(query.ask, peer, settings, settings.worklist.peer)
         self._ask = ask
         self._silent_until = 0.0
         self._silent_because = ""
