@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import delete, func, or_, select, update
+from sqlalchemy import delete, exists, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from db import audit, hl7_spool, identities
@@ -85,10 +85,15 @@ def begin_images(session: Session, study_id: int, *, before: datetime, actor: st
 def begin_results(
     session: Session, result_ids: Sequence[int], *, path_of: PathOf, actor: str, reason: str, at: datetime
 ) -> int:
-    """The files of these results go, which are of one study; their rows stay. Returns how many were there to go."""
+    """The files of these results go, which are of one study; their rows stay. Returns how many were there to go.
+
+    One that is to be sent again meanwhile stays.
+    """
+    wanted = (DeliveryState.PENDING, DeliveryState.SENDING, DeliveryState.SENT, DeliveryState.DEAD)
+    on_its_way = exists().where(Delivery.result_id == Result.id, Delivery.state.in_(wanted))
     found = session.scalars(
         select(Result)
-        .where(Result.id.in_(result_ids), Result.deleted_at.is_(None))
+        .where(Result.id.in_(result_ids), Result.deleted_at.is_(None), ~on_its_way)
         .order_by(Result.id)
         .with_for_update()
     ).all()

@@ -10,7 +10,8 @@ from sqlalchemy import ColumnElement, func, select, update
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from db import deletions, jobs, outbox
-from db.states import CommitmentState, DeliveryState, JobState, StudyState
+from db.house_tables import Deletion
+from db.states import CommitmentState, DeletionState, DeliveryState, JobState, StudyState
 from db.studies import topic_for
 from db.tables import Circuit, Commitment, Delivery, Instance, Job, Outbox, Study
 from db.transitions import affected, move
@@ -135,6 +136,7 @@ def pull_back(session: Session, now: datetime, by: timedelta) -> int:
         ((Instance.received_at,), Instance.study_id.in_(receiving)),
         ((Commitment.deadline_at,), Commitment.state == CommitmentState.ASKED),
         ((Circuit.open_until,), Circuit.open_until.is_not(None)),
+        ((Deletion.lease_until,), Deletion.state == DeletionState.BEGUN),
     ]
     return sum(_move(session, column, where, now, by) for columns, where in waiting for column in columns)
 

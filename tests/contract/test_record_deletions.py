@@ -206,6 +206,12 @@ def test_results_go_once_they_are_proved(record: Record) -> None:
                 deletions.begin_results(session, ids, path_of=path_of, actor="retention", reason="old", at=utcnow())
             )
     assert begun == [1, 1, 0]
+    with record.write() as session:
+        # One that its peer had lost after all.
+        (waits,) = session.scalars(select(Result.id).where(Result.sop_instance_uid == f"{STUDY}.9.4")).all()
+        assert not deletions.begin_results(
+            session, [waits], path_of=path_of, actor="retention", reason="old", at=utcnow()
+        )
     assert {end(record).paths for _ in range(2)} == {
         ("results/1.dcm",),
         ("results/3.dcm", "results/of-1.2.3.dcm"),
