@@ -12,6 +12,7 @@ import redis
 
 from tests.support.association_profile import kinds, write_profile
 from tests.support.dcmtk import storescu
+from tests.support.hl7_peer import Receiver
 from tests.support.node import Node, part, peer_toml
 from tests.support.orthanc import orthanc
 from tests.support.postgres import postgres_server
@@ -36,9 +37,11 @@ def test_services_of_their_own_on_postgresql_and_redis(tmp_path: Path) -> None:
         database = site.enter_context(postgres_server())
         broker = site.enter_context(redis_server(tmp_path / "redis"))
         pacs = site.enter_context(orthanc(tmp_path / "pacs"))
+        ris = site.enter_context(Receiver())
+        told = f'[hl7.destinations.ris]\nhost = "127.0.0.1"\nport = {ris.port}\n'
         node = Node(
             tmp_path / "node",
-            peer_toml("pacs", "ORTHANC", pacs.dicom_port) + ROUTE,
+            peer_toml("pacs", "ORTHANC", pacs.dicom_port) + told + ROUTE.replace('["pacs"]', '["pacs", "ris"]'),
             env={"RADNODE_DATABASE_URL": database.url(database.new_database()), "RADNODE_BROKER_URL": broker},
         )
         node.run("db", "upgrade")
@@ -56,7 +59,10 @@ def test_services_of_their_own_on_postgresql_and_redis(tmp_path: Path) -> None:
                 timeout_s=120,
                 poll_s=0.5,
             )
-        assert pacs.count() == len(node.json("deliveries"))
+        deliveries = node.json("deliveries")
+        assert pacs.count() == len([d for d in deliveries if d["destination"] == "pacs"])
+        assert [d["kind"] for d in deliveries if d["destination"] == "ris"] == ["SR"]
+        assert str(ris.take().segment("MSH")(9)) == "ORU^R01^ORU_R01"
         eventually("the web side answers", lambda: node.get("/readyz")[0] == 200, timeout_s=30)
 
 

@@ -9,8 +9,11 @@ from pathlib import Path
 import pytest
 from pydicom import dcmread
 
+from node.settings import load
+from tests.support.hl7_peer import sender
 from tests.support.node import Node, peer_toml, running_node
 from tests.support.orthanc import Modality, Orthanc, orthanc
+from tests.support.processes import free_port
 from tests.support.shared import shared_dicom
 
 pytestmark = pytest.mark.e2e
@@ -33,7 +36,8 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     node = Node(folder / "node")
     modality = Modality("radnode", node.ae_title, node.dicom_port)
     with orthanc(folder / "pacs", modalities=(modality,)) as pacs:
-        node.write_settings(peer_toml("pacs", "ORTHANC", pacs.dicom_port))
+        orders = f"[hl7.listener]\nenabled = true\nport = {free_port()}\n"
+        node.write_settings(peer_toml("pacs", "ORTHANC", pacs.dicom_port) + orders)
         node.start()
         try:
             yield Site(pacs, node)
@@ -153,3 +157,13 @@ def test_stopping_leaves_no_process_and_exits_well(tmp_path: Path) -> None:
         parts += [grandchild for part in parts for grandchild in part.children(recursive=True)]
         assert node.stop() == 0
     assert not [part for part in parts if part.is_running()]
+
+
+def test_the_node_takes_orders_by_hl7(site: Site) -> None:
+    order = (
+        "MSH|^~\\&|RIS|HOSP|RADNODE||20260301||ORM^O01^ORM_O01|1|P|2.5.1||||||UNICODE UTF-8\r"
+        "PID|1||ID-1^^^HOSP||Doe^Jane\rORC|NW|PL-1|FI-1\rOBR|1|PL-1|FI-1|||||||||||||||ACC-1\r"
+    )
+    with sender(load(site.node.config).hl7.listener.port) as send:
+        assert str(send(order).segment("MSA")(1)) == "AA"
+    assert [row["kind"] for row in site.node.json("hl7", "received")] == ["ORM^O01"]
