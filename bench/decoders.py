@@ -19,7 +19,7 @@ from pathlib import Path
 from pydicom import dcmread
 from pydicom.uid import RLELossless
 
-from bench.radiographs import make_radiographs
+from bench.radiographs import SOURCE, make_radiographs
 from workers.pixels import Here, Limits
 from workers.sandbox import Decoders, JobFiles, Terms
 
@@ -27,7 +27,7 @@ from workers.sandbox import Decoders, JobFiles, Terms
 def main() -> None:
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--source", type=Path, default=Path("workers/demo/data/child-pneumonia.dcm"))
+    parser.add_argument("--source", type=Path, default=SOURCE)
     parser.add_argument("--series", type=Path)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from sqlalchemy import select
 
-from bench.radiographs import make_radiographs
+from bench.radiographs import SOURCE, make_radiographs
 from db.tables import Delivery, Instance, Job, Result
 from node.settings import Settings
 from tests.support.dcmtk import storescu
@@ -31,7 +31,7 @@ from workers.sandbox import Decoders, JobFiles
 def main() -> None:
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--images", type=int, default=20)
-    parser.add_argument("--source", type=Path, default=Path("workers/demo/data/child-pneumonia.dcm"))
+    parser.add_argument("--source", type=Path, default=SOURCE)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

@@ -10,6 +10,7 @@ from pydicom import dcmread
 from pydicom.uid import ComputedRadiographyImageStorage, ExplicitVRLittleEndian, generate_uid
 
 ROWS, COLUMNS = 2500, 2048
+SOURCE = Path(__file__).parents[1] / "workers/demo/data/child-pneumonia.dcm"
 
 
 def make_radiographs(source: Path, folder: Path, count: int) -> list[Path]:

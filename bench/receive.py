@@ -1,12 +1,13 @@
-"""How fast images are received, side by side: this node's listener, Orthanc, and DCMTK's storescp.
+"""How fast images are received, side by side: this node's listener, Orthanc, DCMTK's storescp, pynetdicom's storescp.
 
-    python -m bench.receive --rounds 5 --json receive.json
+    python -m bench.receive --rounds 5 --json receive.json --plot receive.svg
 
-All three get the same generated files from `storescu`, in turn, in one run; every round starts each of them anew with
+All of them get the same generated files from `storescu`, in turn, in one run; every round starts each of them anew with
 an empty store. Time counts from a sender's request for its association to its request for release, by its own log, so
 that neither its start nor its search for files is in it. The node and Orthanc sync every file and keep an index;
-storescp neither syncs nor indexes. Prints medians, ratios to Orthanc and to storescp taken within each round, peak
-memory and CPU seconds per GB.
+the other two neither sync nor index. Prints medians, ratios to Orthanc and to storescp taken within each round, peak
+memory, CPU seconds per GB, and how long a sender waits from its request to the answer: the median and the slowest
+twentieth and hundredth.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import os
 import re
 import statistics
 import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -25,6 +27,7 @@ from pathlib import Path
 
 import psutil
 
+from bench.figures import Figures, arguments_of, percentile, plot
 from bench.images import make_images
 from tests.support.listening import running
 from tests.support.orthanc import orthanc
@@ -74,17 +77,29 @@ def _storescp(folder: Path) -> Iterator[Server]:
         yield Server(port, server.pid)
 
 
-RECEIVERS: dict[str, Receiver] = {"radnode": _node, "Orthanc": _orthanc, "storescp": _storescp}
+@contextmanager
+def _pynetdicom(folder: Path) -> Iterator[Server]:
+    port = free_port()
+    folder.mkdir(parents=True)
+    argv = [sys.executable, "-m", "pynetdicom", "storescp", str(port), "-od", str(folder), "--max-pdu", PDU_BYTES, "-q"]
+    with process(argv, lambda: listens(port), log=folder.with_suffix(".log"), env=ENVIRONMENT) as server:
+        yield Server(port, server.pid)
+
+
+RECEIVERS: dict[str, Receiver] = {
+    "radnode": _node,
+    "Orthanc": _orthanc,
+    "storescp": _storescp,
+    "pynetdicom": _pynetdicom,
+}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--ct", type=int, default=300, help="CT images per association")
     parser.add_argument("--cr", type=int, default=30, help="CR images per association")
     parser.add_argument("--only", choices=RECEIVERS, action="append")
-    parser.add_argument("--json", type=Path)
-    arguments = parser.parse_args()
+    arguments = arguments_of(parser, rounds=5)
     receivers = {name: RECEIVERS[name] for name in arguments.only or RECEIVERS}
     seen: list[dict[str, object]] = []
     with tempfile.TemporaryDirectory() as name:
@@ -112,21 +127,35 @@ def main() -> None:
     report(seen, list(receivers))
     if arguments.json:
         arguments.json.write_text(json.dumps(seen, indent=1))
+    if arguments.plot:
+        rates = Figures("receive", "images per second")
+        for one in seen:
+            rates.add(
+                int(one["round"]),
+                f"{one['kind']} x{one['associations']}",
+                str(one["receiver"]),
+                float(one["images_per_s"]),
+            )
+        plot(rates, arguments.plot)
 
 
 def measure(server: Server, parts: list[list[Path]], folder: Path) -> dict[str, float]:
-    """Images per second, CPU seconds per GB, and the most memory the receiver had resident since its start, in MB."""
+    """Images per second, CPU seconds per GB, the most memory the receiver had resident since its start, in MB, and
+    milliseconds from request to answer.
+    """
     before = _cpu_s(server.pid)
-    rate = _send(server, parts, folder)
+    rate, waited_ms = _send(server, parts, folder)
     sent_gb = sum(path.stat().st_size for part in parts for path in part) / 1e9
     return {
         "images_per_s": rate,
         "cpu_s_per_gb": (_cpu_s(server.pid) - before) / sent_gb,
         "peak_mb": _peak_mb(server.pid),
+        **{f"p{int(share * 100)}_ms": percentile(waited_ms, share) for share in (0.5, 0.95, 0.99)},
     }
 
 
-def _send(server: Server, parts: list[list[Path]], folder: Path) -> float:
+def _send(server: Server, parts: list[list[Path]], folder: Path) -> tuple[float, list[float]]:
+    """Images per second, and each one's milliseconds from request to answer, the shortest first."""
     command = [program("storescu", "dcmtk"), "--log-config", str(folder / "log.cfg"), "-aec", "RADNODE"]
     command += ["-pdu", PDU_BYTES, "--max-send-pdu", PDU_BYTES, "+sd", "127.0.0.1", str(server.port)]
     senders = [
@@ -146,7 +175,15 @@ def _send(server: Server, parts: list[list[Path]], folder: Path) -> float:
         raise SystemExit("not every image was answered Success")
     began = min(_moment(log, "Requesting Association") for log in logs)
     ended = max(_moment(log, "Releasing Association") for log in logs)
-    return sum(map(len, parts)) / (ended - began)
+    return sum(map(len, parts)) / (ended - began), sorted(1e3 * wait for log in logs for wait in _waits(log))
+
+
+def _waits(log: str) -> list[float]:
+    asked, answered = (
+        [float(at) for at in re.findall(rf"^([0-9]+\.[0-9]+) {event}", log, re.MULTILINE)]
+        for event in ("Sending Store Request", "Received Store Response")
+    )
+    return [after - before for before, after in zip(asked, answered, strict=True)]
 
 
 def _moment(log: str, event: str) -> float:
@@ -181,7 +218,7 @@ def report(seen: list[dict[str, object]], receivers: list[str]) -> None:
             if (one["kind"], one["associations"], one["receiver"]) == (kind, associations, receiver)
         ]
 
-    print("case   receiver   images/s (least to most)    to Orthanc  to storescp   CPU s/GB   peak MB")
+    print("case   receiver   images/s (least to most)    to Orthanc  to storescp   CPU s/GB   peak MB   ms p50/p95/p99")
     for kind, associations in CASES:
         for receiver in receivers:
             rates = values(kind, associations, receiver, "images_per_s")
@@ -192,9 +229,11 @@ def report(seen: list[dict[str, object]], receivers: list[str]) -> None:
                 ratios.append(f"{statistics.median(paired):10.2f}" if paired else "         -")
             cpu = statistics.median(values(kind, associations, receiver, "cpu_s_per_gb"))
             peak = statistics.median(values(kind, associations, receiver, "peak_mb"))
+            slow = [statistics.median(values(kind, associations, receiver, f"p{share}_ms")) for share in (50, 95, 99)]
+            waits = "/".join(f"{value:.1f}" for value in slow)
             print(
-                f"{kind} x{associations}  {receiver:<9}  {statistics.median(rates):7.1f} ({min(rates):.1f} to "
-                f"{max(rates):.1f})  {ratios[0]}  {ratios[1]}  {cpu:9.2f}  {peak:8.0f}"
+                f"{kind} x{associations}  {receiver:<10}  {statistics.median(rates):7.1f} ({min(rates):.1f} to "
+                f"{max(rates):.1f})  {ratios[0]}  {ratios[1]}  {cpu:9.2f}  {peak:8.0f}   {waits}"
             )
 
 

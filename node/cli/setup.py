@@ -11,6 +11,7 @@ import typer
 from db import schema
 from db.session import Record, safe_url
 from node import header
+from node.cli import bench
 from node.cli.common import Config, Json, err, later, out
 from node.route_test import explain
 from node.settings import load
@@ -18,7 +19,7 @@ from node.settings import load
 routes_app = typer.Typer(no_args_is_help=True)
 config_app = typer.Typer(no_args_is_help=True)
 db_app = typer.Typer(no_args_is_help=True)
-bench_app = typer.Typer()
+bench_app = bench.app
 federate_app = typer.Typer(no_args_is_help=True)
 
 
@@ -81,12 +82,6 @@ def db_upgrade(config: Config = None) -> None:
     finally:
         record.close()
     err.print(f"The record was at schema {before or 'none'} and is at {after}.")
-
-
-@bench_app.command()
-def bench() -> None:
-    """Measure this machine (a release to come)."""
-    later("`radnode bench`")
 
 
 @federate_app.callback()
