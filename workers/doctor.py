@@ -24,8 +24,10 @@ from models.runner import check_golden, visible_gpus
 from node import broker, scu, storage
 from node.cli.common import EXIT_FAILED, Config, Json, out
 from node.settings import Peer, Settings, load
+from node.settings_hl7 import Hl7Destination
 from node.syntaxes import decodable_transfer_syntaxes, undecodable_transfer_syntaxes
 from node.worklist import query
+from node.worklist.hl7.link import Link
 from node.worklist.matching import Key
 from workers.loaded import LoadedModels, ModelUnusable
 
@@ -89,6 +91,8 @@ def examine(config: Path | None, *, with_models: bool = True) -> Iterator[Findin
         yield check(settings)
     for name, peer in settings.peers.items():
         yield _peer(settings, name, peer)
+    for name, destination in settings.hl7.destinations.items():
+        yield _hl7(settings, name, destination)
     yield from _worklist(settings)
     yield from _senders(settings)
     yield _decoders()
@@ -233,6 +237,15 @@ def _peer(settings: Settings, name: str, peer: Peer) -> Finding:
     if found.ok:
         return Finding(f"peer {name}", Grade.OK, f"{where} answers C-ECHO")
     return Finding(f"peer {name}", Grade.FAIL, f"{where}: {found.cause}", found.remedy)
+
+
+def _hl7(settings: Settings, name: str, to: Hl7Destination) -> Finding:
+    def look() -> str:
+        with Link(settings, to) as link:
+            link.open()
+        return f"{to.host}:{to.port} takes connections{' over TLS' if to.tls else ''}"
+
+    return _attempt(f"hl7 {name}", look, "Results for it wait. Let it listen for MLLP there, and this node connect.")
 
 
 def _worklist(settings: Settings) -> Iterator[Finding]:

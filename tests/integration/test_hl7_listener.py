@@ -183,9 +183,14 @@ def test_silence_and_crowds_are_bounded(tmp_path: Path, record: Record) -> None:
 def test_an_address_that_is_not_named_gets_no_connection(tmp_path: Path, record: Record) -> None:
     settings = listening(tmp_path, addresses=("10.0.0.0/8",))
     with serving(settings, record) as port:
-        assert raw(port, START + ORDER.format("1").encode() + END) == b""
+        for _ in range(20):
+            assert raw(port, START + ORDER.format("1").encode() + END) == b""
     with record.read() as session:
         assert session.scalars(select(Order)).all() == []
+        told = session.scalars(select(Audit.detail).where(Audit.event == "message_refused")).all()
+    # Each attempt is told, in few rows.
+    assert sum(detail["attempts"] for detail in told) == 20
+    assert len(told) < 10
 
 
 def test_tls_wants_a_certificate_of_the_hospital(tmp_path: Path, record: Record) -> None:

@@ -157,3 +157,11 @@ def test_with_json_standard_output_holds_one_document(config: Path) -> None:
     )
     checks = [finding["check"] for finding in json.loads(done.stdout)]
     assert any(check.startswith("model ") for check in checks)
+
+
+def test_it_says_which_hl7_destination_takes_no_connections(tmp_path: Path, taken_port: int) -> None:
+    table = '[hl7.destinations.{}]\nhost = "127.0.0.1"\nport = {}\n'
+    found = findings(write(tmp_path, table.format("ris", taken_port) + table.format("lis", closed_port())))
+    assert found["hl7 ris"].grade is Grade.OK
+    assert found["hl7 lis"].grade is Grade.FAIL
+    assert "Results for it wait" in found["hl7 lis"].remedy

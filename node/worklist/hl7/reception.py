@@ -20,6 +20,7 @@ from db.errors import RetriableError
 from db.hl7_received import NewMessage
 from db.session import Record
 from db.types import utcnow
+from node.audit.alerts import Alerts
 from node.settings import Settings
 from node.worklist.hl7 import inbound
 from node.worklist.hl7.er7 import (
@@ -62,9 +63,10 @@ class _Head:
 class Reception:
     """Answers messages, from any number of threads."""
 
-    def __init__(self, settings: Settings, record: Record) -> None:
+    def __init__(self, settings: Settings, record: Record, alerts: Alerts) -> None:
         self._settings = settings
         self._record = record
+        self._alerts = alerts
         self._lock = threading.Lock()
         self._prune_at = time.monotonic()
 
@@ -110,16 +112,8 @@ class Reception:
             raise UnusableMessage(f"MSH-10, or MSH-3 with MSH-4, is longer than {_LONGEST} characters")
         allowed = self._settings.hl7.listener.sending_applications
         if allowed and head.application not in allowed:
-            with self._record.write() as session:
-                audit.note(
-                    session,
-                    "message_refused",
-                    actor=head.sender,
-                    subject=head.control_id,
-                    outcome="failure",
-                    address=address,
-                    reason="hl7.listener.sending_applications does not name the sender",
-                )
+            reason = "hl7.listener.sending_applications does not name it"
+            self._alerts.note("message_refused", head.sender, address, reason)
             raise UnusableMessage("this node takes no messages from the application in MSH-3")
         if message.kind not in inbound.KINDS:
             raise UnsupportedMessage(f"this node takes {', '.join(sorted(inbound.KINDS))} only")

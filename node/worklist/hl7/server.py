@@ -15,6 +15,7 @@ import structlog
 from db.errors import ConfigError
 from db.session import Record
 from node.access import plain_address
+from node.audit.alerts import Alerts
 from node.settings import Settings
 from node.tls import server_context
 from node.worklist.hl7.mllp import Blocks, MllpError, block
@@ -26,8 +27,6 @@ _BACKLOG = 64
 _STOP_GRACE_S = 5.0
 # Where the system has no more descriptors, one may be free a moment later.
 _AFTER_FAILURE_S = 0.05
-# One that is turned away again and again is told of that often.
-_TELL_AGAIN_S = 60.0
 
 # (message, address of the peer) -> acknowledgement
 Answer = Callable[[bytes, str], bytes]
@@ -38,25 +37,27 @@ def run_server(settings: Settings, record: Record, stop: threading.Event, ready:
 
     Raises ConfigError where the address cannot be bound or TLS files are wrong.
     """
-    server = Server(settings, Reception(settings, record).answer)
+    alerts = Alerts(record)
+    server = Server(settings, Reception(settings, record, alerts).answer, alerts)
     server.start()
     log.info("hl7_listening", host=settings.hl7.listener.host, port=settings.hl7.listener.port)
     ready()
     stop.wait()
     server.stop()
+    alerts.close()
 
 
 class Server:
     """Listens from its making; serves from `start` to `stop`. Raises ConfigError where it cannot."""
 
-    def __init__(self, settings: Settings, answer: Answer) -> None:
+    def __init__(self, settings: Settings, answer: Answer, alerts: Alerts) -> None:
         self._listener = settings.hl7.listener
+        self._alerts = alerts
         self._answer = answer
         self._tls = server_context(settings.tls) if self._listener.tls else None
         self._networks = [ipaddress.ip_network(one, strict=False) for one in self._listener.addresses]
         self._lock = threading.Lock()
         self._open: dict[socket.socket, threading.Thread] = {}
-        self._told_at: dict[str, float] = {}
         self._stopping = threading.Event()
         host, port = self._listener.host, self._listener.port
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -96,28 +97,21 @@ class Server:
                 if not self._stopping.wait(_AFTER_FAILURE_S):
                     log.error("hl7_connection_not_accepted", cause=type(error).__name__, reason=error.strerror)
                 continue
-            refusal = self._refusal(str(address))
-            if refusal:
-                self._tell(str(address), refusal)
+            if self._may_enter(str(address)):
+                self._begin(connection, str(address))
+            else:
                 connection.close()
-                continue
-            self._begin(connection, str(address))
 
-    def _refusal(self, address: str) -> str:
+    def _may_enter(self, address: str) -> bool:
         caller = plain_address(address)
         if caller is None or not any(caller in network for network in self._networks):
-            return "hl7.listener.addresses does not name it"
+            self._alerts.note("message_refused", address, address, "hl7.listener.addresses does not name it")
+            return False
         with self._lock:
-            if len(self._open) >= self._listener.max_connections:
-                return "too many connections"
-        return ""
-
-    def _tell(self, address: str, reason: str) -> None:
-        now = time.monotonic()
-        if now - self._told_at.get(address, -_TELL_AGAIN_S) >= _TELL_AGAIN_S:
-            self._told_at = {known: at for known, at in self._told_at.items() if now - at < _TELL_AGAIN_S}
-            self._told_at[address] = now
-            log.warning("hl7_connection_refused", peer_address=address, reason=reason)
+            full = len(self._open) >= self._listener.max_connections
+        if full:
+            log.warning("hl7_connection_refused", peer_address=address, reason="too many connections")
+        return not full
 
     def _begin(self, connection: socket.socket, address: str) -> None:
         thread = threading.Thread(target=self._serve, args=(connection, address), daemon=True)
@@ -136,7 +130,7 @@ class Server:
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if self._tls is not None:
                 connection = greeted = self._greet(accepted, self._tls)
-                greeted.do_handshake()
+                self._shake_hands(greeted, address)
             self._talk(connection, address)
         except MllpError as error:
             log.warning("hl7_connection_ended", peer_address=address, reason=str(error))
@@ -153,6 +147,13 @@ class Server:
             # From here on the plain one is an empty shell.
             self._open[greeted] = self._open.pop(plain)
         return greeted
+
+    def _shake_hands(self, greeted: ssl.SSLSocket, address: str) -> None:
+        try:
+            greeted.do_handshake()
+        except ssl.SSLError as error:
+            self._alerts.note("handshake_failed", address, address, error.reason or type(error).__name__)
+            raise
 
     def _talk(self, connection: socket.socket, address: str) -> None:
         limits = self._listener
