@@ -213,7 +213,8 @@ def parked_jobs(session: Session) -> list[Letter]:
         select(Job, Study.study_instance_uid)
         .join(Study, Study.id == Job.study_id)
         .where(Job.state == JobState.PARKED)
-        .order_by(Job.finished_at.desc(), Job.id)
+        # Not by their end: the database would walk the index of all ends instead of that of the state.
+        .order_by(Job.created_at.desc(), Job.id)
         .limit(MOST_LETTERS)
     )
     return [

@@ -25,7 +25,7 @@ LATERALITIES = ("left", "right", "both")
 LONGEST_COMMENT = 1000
 # Of one study, and of one model version: whatever is older is not counted, and the page says so.
 MOST_OF_A_STUDY = 500
-MOST_JUDGED = 2000
+MOST_JUDGED = 1000
 
 
 @dataclass(frozen=True)
@@ -184,17 +184,24 @@ def agreement(session: Session, model: str, model_version: str) -> list[Agreemen
     Of each reader and finding the latest verdict counts that was not taken back.
     """
     taken_back = aliased(Reading)
+    # Columns, not rows: a thousand rows as objects take longer than the database does.
     query = (
-        select(Reading, taken_back.id)
+        select(
+            *(Reading.reader, Reading.job_id, Reading.sop_instance_uid, Reading.label),
+            *(Reading.presence, Reading.verdict),
+        )
         .outerjoin(taken_back, taken_back.undoes_id == Reading.id)
-        .where(Reading.model == model, Reading.model_version == model_version)
+        .where(Reading.model == model, Reading.model_version == model_version, taken_back.id.is_(None))
         .order_by(Reading.id.desc())
         .limit(MOST_JUDGED)
     )
-    listed = [_view(row, undone=by is not None) for row, by in session.execute(query)]
+    latest: dict[tuple[str, ...], tuple[str, str, str]] = {}
+    for *finding, presence, verdict in session.execute(query):
+        if verdict in VERDICTS:
+            latest.setdefault(tuple(finding), (str(finding[-1]), presence, verdict))
     counts: dict[tuple[str, str], dict[str, int]] = {}
-    for one in in_force(listed[::-1]):
-        counts.setdefault((one.label, one.presence), dict.fromkeys(VERDICTS, 0))[one.verdict] += 1
+    for label, presence, verdict in latest.values():
+        counts.setdefault((label, presence), dict.fromkeys(VERDICTS, 0))[verdict] += 1
     return [
         Agreement(label, presence, *(by_verdict[verdict] for verdict in VERDICTS))
         for (label, presence), by_verdict in sorted(counts.items())

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import statistics
 import time
+from collections.abc import Callable
 from datetime import timedelta
 
 import pytest
 from sqlalchemy import text
+from sqlalchemy.orm import Session
 
-from db import worklist
+from db import audit_look, operations, readings, study_details, worklist
+from db.audit import Wanted
 from db.session import Record
 from db.tables import Study
 from db.worklist import Cursor, Filter
@@ -65,6 +68,15 @@ def _fill(record: Record) -> None:
             f"i, i, {job}, 'pacs', CASE WHEN i % 5000 = 9 THEN 'DEAD' ELSE 'CONFIRMED' END, '', 1, {at}, '', {at}, "
             "'', ''"
         ),
+        "audit (id, at, event, outcome, actor, subject, detail)": (
+            f"i, {at}, CASE WHEN i % 2 = 0 THEN 'job_finished' ELSE 'instances_received' END, 'success', 'host:1', "
+            f"CASE WHEN i % 2 = 0 THEN {job} ELSE '1.2.840.99.' || i END, '{{}}'{json}"
+        ),
+        "readings (id, at, study_instance_uid, job_id, model, model_version, sop_instance_uid, label, presence, "
+        "verdict, reason, laterality, comment, reader)": (
+            f"i, {at}, '1.2.840.99.' || i, {job}, 'cxr', '1', '1.2.3', 'pneumonia', 'present', "
+            "'accept', '', '', '', 'ada'"
+        ),
     }
     numbers = f"WITH RECURSIVE numbers(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM numbers WHERE i < {STUDIES})"
     with record.engine.begin() as connection:
@@ -118,3 +130,46 @@ def test_every_page_comes_within_a_fifth_of_a_second(large: Record) -> None:
         begun = time.perf_counter()
         worklist.change_mark(session)
         assert time.perf_counter() - begun < LONGEST_S
+
+
+@pytest.mark.soak
+def test_no_other_page_grows_with_the_archive(large: Record) -> None:
+    """Every question that the pages of a study, of operations, of models and of the audit ask."""
+    hour, day = NOON - timedelta(hours=1), NOON - timedelta(days=1)
+    uid = f"1.2.840.99.{STUDIES // 2}"
+    job_id = f"{STUDIES // 2:036d}"
+    asked: dict[str, Callable[[Session], object]] = {
+        "history": lambda session: study_details.history(session, uid, [job_id]),
+        "readings": lambda session: readings.of_study(session, uid),
+        "agreement": lambda session: readings.agreement(session, "cxr", "1"),
+        "read first": lambda session: readings.read_first(session, [uid]),
+        "queues": operations.queues,
+        "turnaround": lambda session: operations.turnaround(session, day),
+        "finished": lambda session: operations.finished_since(session, hour),
+        "received": lambda session: operations.received_since(session, hour),
+        "at work": operations.at_work,
+        "last read": operations.last_read,
+        "dead letters": operations.dead_letters,
+        "parked": operations.parked_jobs,
+        "waiting": operations.waiting_by_destination,
+        "last study": lambda session: operations.last_study(session, ["AE", "NOBODY"]),
+        "heard": lambda session: operations.heard(session, hour),
+        "summaries": lambda session: operations.recent_summaries(session, "cxr", "1"),
+        "facts": lambda session: operations.recent_facts(session, "cxr", "1"),
+        "audit": lambda session: audit_look.look(session, Wanted()),
+        "audit of nobody": lambda session: audit_look.look(session, Wanted(actor="nobody")),
+        "audit of a study": lambda session: audit_look.look(session, Wanted(subject=uid)),
+        "audit of an event": lambda session: audit_look.look(session, Wanted(events=("login",))),
+        "change mark": worklist.change_mark,
+    }
+    taken_s = {}
+    for name, ask in asked.items():
+        taken = []
+        for _ in range(5):
+            begun = time.perf_counter()
+            with large.read() as session:
+                ask(session)
+            taken.append(time.perf_counter() - begun)
+        taken_s[name] = statistics.median(taken)
+    print({name: round(1000 * seconds) for name, seconds in taken_s.items()})  # noqa: T201 - the figures of the docs
+    assert {name: seconds for name, seconds in taken_s.items() if seconds > LONGEST_S} == {}
