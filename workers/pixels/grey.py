@@ -124,8 +124,10 @@ def _windowed(image: GreyImage) -> NDArray[np.uint8]:
         except (PreprocessError, IndexError):
             # Uniform, or nothing but padding: no contrast to show, white after inversion would look like an image.
             return np.full(image.pixels.shape, 255 if image.inverted else 0, dtype=np.uint8)
-    shown: NDArray[np.uint8] = np.rint(unit * np.float32(255)).astype(np.uint8)
-    return shown
+    # In place: new memory is what a large picture waits for.
+    unit *= np.float32(255)
+    np.rint(unit, out=unit)
+    return unit.astype(np.uint8)
 
 
 @contextmanager
