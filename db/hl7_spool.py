@@ -242,6 +242,23 @@ def accepted(session: Session, due: DueDelivery, owner: str, reason: str) -> boo
     return True
 
 
+def withdraw(session: Session, due: DueDelivery, owner: str, reason: str) -> bool:
+    """The destination is not to be told of it."""
+    here = [Delivery.id == due.id]
+    return bool(
+        move(
+            session,
+            Delivery,
+            [*here, Delivery.lease_owner == owner],
+            D.SENDING,
+            D.PENDING,
+            lease_owner="",
+            lease_until=None,
+        )
+        and move(session, Delivery, here, D.PENDING, D.WITHDRAWN, reason=reason)
+    )
+
+
 def _message(session: Session, delivery_id: int, kind: str) -> SpooledMessage | None:
     query = select(SpooledMessage).where(SpooledMessage.delivery_id == delivery_id, SpooledMessage.kind == kind)
     return session.scalars(query).one_or_none()

@@ -43,7 +43,7 @@ class DeliveryState(StrEnum):
     CONFIRMED = "CONFIRMED"  # storage commitment or read-back says it is there
     UNCONFIRMED = "UNCONFIRMED"  # sent; the peer offers no way to prove it
     DEAD = "DEAD"  # given up; waits for a person
-    WITHDRAWN = "WITHDRAWN"  # its study was deleted before it was sent
+    WITHDRAWN = "WITHDRAWN"  # never sent: its study was deleted, or the settings keep it from the destination
 
 
 class CommitmentState(StrEnum):

@@ -91,7 +91,9 @@ def _send(sender: Sender, to: Hl7Destination, link: Link, due: DueDelivery) -> b
 def _say_all(sender: Sender, to: Hl7Destination, link: Link, due: DueDelivery) -> bool:
     report = _report(sender, to, due)
     if report is None:
-        return _accept(sender, due, "not analysed, which the settings keep from this destination")
+        with sender.record.write() as session:
+            reason = "not analysed, which the settings keep from this destination"
+            return hl7_spool.withdraw(session, due, sender.owner, reason)
     kinds = [oru.RESULT]
     if to.priority_change != "off" and report.priority != "routine":
         kinds.append(to.priority_change)

@@ -122,6 +122,20 @@ def test_a_sender_that_is_gone_leaves_the_head_to_another(record: Record) -> Non
         assert not hl7_spool.accepted(session, lost, SENDER, "from the grave")
 
 
+def test_what_is_withdrawn_holds_up_nobody(record: Record) -> None:
+    told(record, 1)
+    second = told(record, 2)
+    due = take(record)
+    assert due is not None
+    with record.write() as session:
+        assert not hl7_spool.withdraw(session, due, OTHER, "not mine")
+        assert hl7_spool.withdraw(session, due, SENDER, "the settings keep it back")
+        assert hl7_spool.waiting(session, "ris")[0] == 1
+    behind = take(record)
+    assert behind is not None
+    assert behind.job_id == second
+
+
 def test_a_queue_rests_as_a_whole(record: Record) -> None:
     job_id = told(record)
     announced(record)

@@ -77,7 +77,7 @@ class Reception:
             head = _head(read_head(data))
             message = read(data, self._settings.hl7.listener.character_set)
             head = _head(message.msh)
-            outcome = self._take(message, head, data, address)
+            outcome = self._take(message, head, address)
         except UnusableMessage as error:
             log.warning("message_refused", peer_address=address, reason=str(error))
             return self._acknowledge(head, "AR", _error(error.code, str(error)))
@@ -87,12 +87,12 @@ class Reception:
         log.info("message_taken", kind=message.kind, peer_address=address, outcome=outcome)
         return self._acknowledge(head, "AA")
 
-    def _take(self, message: Message, head: _Head, data: bytes, address: str) -> str:
+    def _take(self, message: Message, head: _Head, address: str) -> str:
         self._check(message, head, address)
         new = NewMessage(
             sender=head.sender,
             control_id=head.control_id,
-            digest=hashlib.sha256(data.lstrip(b"\r\n").partition(b"\r")[2]).hexdigest(),
+            digest=_digest(message),
             kind=message.kind,
             peer_address=address,
         )
@@ -171,6 +171,12 @@ def _error(code: tuple[str, str], reason: str) -> str:
 
 def _head(msh: Segment) -> _Head:
     return _Head(msh.get(10), msh.get(3), msh.get(4), msh.get(9, 2), msh.get(18))
+
+
+def _digest(message: Message) -> str:
+    """Of all that a message says; its time may be another one when it is sent again."""
+    said = [message.kind, *("\0".join((one.name, *one.fields)) for one in message.segments[1:])]
+    return hashlib.sha256("\r".join(said).encode()).hexdigest()
 
 
 def _keep_orders(session: Session, message: Message, head: _Head, address: str) -> str:
