@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from sqlalchemy import select, update
+from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session
 
 from db import audit
@@ -18,6 +18,8 @@ from db.types import utcnow
 
 # Databases bound how many values one statement takes.
 _AT_ONCE = 500
+KEPT = timedelta(days=30)
+"""An answer that was told, or given up, is forgotten then; the audit keeps that it was asked for."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,7 @@ def held(session: Session, sop_instance_uids: Sequence[str]) -> dict[str, Held]:
 def promise(session: Session, answer: Answer) -> None:
     """Note what a peer is to be told; a transaction asked about again is answered again, as things are now."""
     now = utcnow()
+    _forget(session, now)
     values = {
         "committed": [list(one) for one in answer.committed],
         "failed": [list(one) for one in answer.failed],
@@ -92,6 +95,13 @@ def promise(session: Session, answer: Answer) -> None:
         committed=len(answer.committed),
         failed=len(answer.failed),
     )
+
+
+def _forget(session: Session, now: datetime) -> None:
+    over = Pledge.state.in_((PledgeState.REPORTED, PledgeState.GIVEN_UP)), Pledge.changed_at < now - KEPT
+    ids = list(session.scalars(select(Pledge.id).where(*over).order_by(Pledge.id).limit(_AT_ONCE)))
+    if ids:
+        session.execute(delete(Pledge).where(Pledge.id.in_(ids), *over))
 
 
 def any_due(session: Session, now: datetime) -> bool:

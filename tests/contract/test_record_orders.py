@@ -8,7 +8,7 @@ from sqlalchemy import select, update
 
 from db import aside, audit, listing, notices, orders, outbox, pledges, worklist
 from db.domain import NewOrder, more_urgent
-from db.order_tables import Notice, StudyOrder
+from db.order_tables import Notice, Pledge, StudyOrder
 from db.session import Record
 from db.states import InstanceState, JobState, NoticeKind, NoticeState, OrderState
 from db.studies import due_studies
@@ -208,7 +208,10 @@ def test_a_commitment_is_answered_until_the_peer_has_taken_it(record: Record) ->
         assert pledges.claim_due(session, utcnow(), lease_s=60)[0].attempts == 1
         assert pledges.give_up(session, due.id, "the peer was away for a day")
         assert pledges.claim_due(session, now + timedelta(days=1), lease_s=60) == []
-    assert events(record, "commitment_asked") == ["7.7", "7.7"]
+        session.execute(update(Pledge).values(changed_at=now - pledges.KEPT - timedelta(seconds=1)))
+        pledges.promise(session, pledges.Answer("pacs", "7.8"))
+        assert session.scalars(select(Pledge.transaction_uid)).all() == ["7.8"]
+    assert events(record, "commitment_asked") == ["7.7", "7.7", "7.8"]
 
 
 def test_the_worklist_shows_a_matched_order_with_its_study(record: Record) -> None:
