@@ -26,8 +26,9 @@ check: lint
 demo: setup
 	.venv/bin/radnode demo
 
+# Two at a time, a file on one side: each side has its own servers, ports and folders.
 test: setup peers lint
-	.venv/bin/python -m pytest -q --durations=15
+	.venv/bin/python -m pytest -q --durations=15 -n 2 --dist loadfile
 
 # What takes minutes: load, faults and mutants in numbers.
 soak: setup peers

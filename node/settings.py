@@ -362,12 +362,13 @@ def load(path: Path | None = None) -> Settings:
 
 
 def broker_socket(data_dir: Path) -> Path:
-    """A Unix socket's path may have some 100 characters: a deep data folder gets one in the temporary folder."""
+    """A Unix socket's path may have some 100 characters: a deep data folder gets one in the temporary folder, and where
+    that lies deep as well, in /tmp."""
     inside = data_dir.resolve() / "broker" / "valkey.sock"
-    if len(str(inside)) < 100:
-        return inside
-    short = hashlib.sha256(str(data_dir.resolve()).encode()).hexdigest()[:16]
-    return Path(tempfile.gettempdir()) / f"radnode-{short}" / "valkey.sock"
+    short = Path(f"radnode-{hashlib.sha256(str(data_dir.resolve()).encode()).hexdigest()[:16]}", "valkey.sock")
+    # Whoever makes the folder sees to it that it is this user's.
+    places = (inside, tempfile.gettempdir() / short, "/tmp" / short)  # noqa: S108
+    return next((place for place in places if len(str(place)) < 100), places[-1])
 
 
 def config_digest(settings: Settings) -> str:

@@ -32,7 +32,7 @@ def test_a_node_without_settings_listens_on_loopback_and_sends_nowhere_else() ->
     assert [route.destinations for route in settings.routes] == [("sender",)]
     assert settings.record_url == f"sqlite:///{Path.cwd() / 'radnode-data' / 'radnode.db'}"
     assert settings.embedded_broker
-    assert settings.effective_broker_url == f"redis+socket://{Path.cwd() / 'radnode-data' / 'broker' / 'valkey.sock'}"
+    assert settings.effective_broker_url == f"redis+socket://{broker_socket(Path.cwd() / 'radnode-data')}"
 
 
 def test_the_environment_outweighs_the_file_and_the_file_the_defaults(
