@@ -11,7 +11,7 @@ from collections.abc import Callable
 import structlog
 
 from db.session import Record
-from node import scp, storage
+from node import logs, scp, storage
 from node.handlers import Handlers
 from node.identity import owner_prefix
 from node.settings import Settings
@@ -25,7 +25,7 @@ def run_listener(settings: Settings, record: Record, stop: threading.Event, read
     Raises ConfigError where the address cannot be bound or TLS files are wrong, StorageFull where the data folder
     cannot be used.
     """
-    threading.excepthook = _tell
+    threading.excepthook = logs.tell_thread_failed
     name = listener_name(settings)
     incoming = storage.incoming_dir(settings.data_dir, name).resolve()
     storage.make_folders(settings.data_dir)
@@ -43,11 +43,6 @@ def run_listener(settings: Settings, record: Record, stop: threading.Event, read
     stop.wait()
     server.stop()
     handlers.close()
-
-
-def _tell(failure: threading.ExceptHookArgs) -> None:
-    """Python's own hook would print the exception's text, which may quote a peer."""
-    log.error("thread_failed", exc_info=failure.exc_value)
 
 
 def listener_name(settings: Settings) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import re
 import sys
+import threading
 import traceback
 from collections.abc import Iterator, MutableMapping
 from typing import Any, TextIO
@@ -184,3 +185,8 @@ def _renderer(log_format: str) -> Processor:
         return structlog.processors.JSONRenderer()
     # The plain formatter prints what `tell_exception` has written, as it is.
     return structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback)
+
+
+def tell_thread_failed(failure: threading.ExceptHookArgs) -> None:
+    """For `threading.excepthook`: Python's own would print the exception's text, which may quote a peer."""
+    structlog.get_logger(__name__).error("thread_failed", exc_info=failure.exc_value)

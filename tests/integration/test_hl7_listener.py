@@ -168,7 +168,7 @@ def test_what_is_no_mllp_ends_its_connection_and_no_other(tmp_path: Path, record
 
 def test_a_block_that_is_no_message_is_answered_all_the_same(settings: Settings, record: Record) -> None:
     with serving(settings, record) as port:
-        answered = raw(port, START + b"hello" + END + START + ORDER.format("3").encode() + END)
+        answered = raw(port, b"\r\n" + START + b"hello" + END + b"\r\n" + START + ORDER.format("3").encode() + END)
     assert answered.count(b"MSA|AR") == 1
     assert b"MSA|AA|3" in answered
 

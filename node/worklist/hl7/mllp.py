@@ -38,8 +38,12 @@ class Blocks:
         idle_timeout_s: until its first byte; the rest has `block_timeout_s` as a whole.
         Raises MllpError, TimeoutError, or OSError where the connection fails.
         """
-        if not self._unread and not self._more(time.monotonic() + idle_timeout_s):
-            return None
+        idle_until = time.monotonic() + idle_timeout_s
+        while not self._unread:
+            if not self._more(idle_until):
+                return None
+            # Some senders end a block with a line end too many.
+            self._unread = self._unread.lstrip(b"\r\n")
         deadline = time.monotonic() + self._block_timeout_s
         if self._unread[:1] != START:
             raise MllpError("a block does not begin with 0x0B")
@@ -53,7 +57,7 @@ class Blocks:
         if end > self._most_bytes:
             raise MllpError(f"a message is longer than {self._most_bytes} bytes")
         message = bytes(self._unread[1:end])
-        del self._unread[: end + len(END)]
+        self._unread = self._unread[end + len(END) :].lstrip(b"\r\n")
         return message
 
     def _more(self, deadline: float) -> bool:

@@ -14,6 +14,7 @@ import structlog
 
 from db.errors import ConfigError
 from db.session import Record
+from node import logs
 from node.access import plain_address
 from node.audit.alerts import Alerts
 from node.settings import Settings
@@ -37,6 +38,7 @@ def run_server(settings: Settings, record: Record, stop: threading.Event, ready:
 
     Raises ConfigError where the address cannot be bound or TLS files are wrong.
     """
+    threading.excepthook = logs.tell_thread_failed
     alerts = Alerts(record)
     server = Server(settings, Reception(settings, record, alerts).answer, alerts)
     server.start()
