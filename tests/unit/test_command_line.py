@@ -34,7 +34,8 @@ def _alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         (("studies", "--colour"), 2, "No such option"),
         (("config", "check", "--config", "/nowhere.toml"), 2, "no settings file"),
         (("sudies",), 2, "No such command"),
-        (("bench",), 3, "not in this release"),
+        (("federate", "hub"), 3, "not in this release"),
+        (("bench", "infer", "--help"), 0, "--rounds"),
     ],
 )
 def test_each_outcome_has_its_status(
