@@ -4,7 +4,7 @@ with one that does neither.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
@@ -25,17 +25,23 @@ from node.web.problems import Problem, route_of
 
 _CHANGES_NOTHING = frozenset({"GET", "HEAD", "OPTIONS"})
 _FORM = "application/x-www-form-urlencoded"
-# A page of the worklist has a field for each study.
-_MOST_FIELDS = 300
+_MOST_FIELDS = 50
+# A page of the worklist has a field for each of its studies.
+_MOST_FIELDS_OF_A_LIST = 300
 CSRF_FIELD, CSRF_HEADER = "csrf_token", "x-csrf-token"
 LOGIN_COOKIE = "radnode-login"
+FormReader = Callable[[Request], Awaitable[dict[str, str]]]
 
 
 class Access:
-    """Asks for a log-in with a permission; a change must also bring the session's CSRF token."""
+    """Asks for a log-in with a permission; a change must also bring the session's CSRF token.
 
-    def __init__(self, permission: Permission) -> None:
+    form: how the posted form is read; `read_list` where it has a field for each line of a list.
+    """
+
+    def __init__(self, permission: Permission, form: FormReader | None = None) -> None:
         self.permission = permission
+        self._form = form or read_form
 
     async def __call__(self, request: Request) -> Principal:
         principal = await run_in_threadpool(authenticate, request)
@@ -44,7 +50,7 @@ class Access:
 
     async def _admit(self, request: Request, principal: Principal) -> None:
         if request.method not in _CHANGES_NOTHING and principal.csrf:
-            await _check_csrf(request, principal.csrf)
+            await _check_csrf(request, principal.csrf, self._form)
         if self.permission not in principal.permissions:
             await run_in_threadpool(_note_denied, request, principal, self.permission)
             raise Problem(403, f"this needs the right {self.permission.value}, which {principal.name} does not have")
@@ -64,24 +70,33 @@ class Open:
 
     async def __call__(self, request: Request) -> None:
         if request.method not in _CHANGES_NOTHING:
-            await _check_csrf(request, request.cookies.get(cookie_name(request, LOGIN_COOKIE), ""))
+            await _check_csrf(request, request.cookies.get(cookie_name(request, LOGIN_COOKIE), ""), read_form)
 
 
 async def read_form(request: Request) -> dict[str, str]:
     """The fields of a posted form; {} where the body is none. Raises Problem."""
+    return await _fields(request, _MOST_FIELDS)
+
+
+async def read_list(request: Request) -> dict[str, str]:
+    """As `read_form`, with as many fields as a list has lines."""
+    return await _fields(request, _MOST_FIELDS_OF_A_LIST)
+
+
+async def _fields(request: Request, most: int) -> dict[str, str]:
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != _FORM:
         return {}
     try:
         text = (await request.body()).decode("utf-8")
-        return dict(parse_qsl(text, keep_blank_values=True, max_num_fields=_MOST_FIELDS, errors="strict"))
+        return dict(parse_qsl(text, keep_blank_values=True, max_num_fields=most, errors="strict"))
     except ValueError as error:
         raise Problem(400, "the form cannot be read") from error
 
 
-async def _check_csrf(request: Request, expected: str) -> None:
+async def _check_csrf(request: Request, expected: str, form: FormReader) -> None:
     if not _from_here(request):
         raise Problem(403, "the request comes from another site")
-    given = request.headers.get(CSRF_HEADER) or (await read_form(request)).get(CSRF_FIELD, "")
+    given = request.headers.get(CSRF_HEADER) or (await form(request)).get(CSRF_FIELD, "")
     if not expected or not tokens.same(given, expected):
         raise Problem(403, "the form is out of date; go back, load the page again and repeat")
 

@@ -8,15 +8,15 @@ from fastapi import Depends, FastAPI, Request, Response
 
 from db import rerun, worklist
 from node.uids import valid_uid
-from node.web.access import Access, read_form
+from node.web.access import Access, read_list
 from node.web.context import context_of
 from node.web.identity import Principal
 from node.web.permissions import Permission
 from node.web.problems import Problem
 from node.web.schemas import RerunAnswer
 
-Rerunner = Annotated[Principal, Depends(Access(Permission.WORK_RERUN))]
-Form = Annotated[dict[str, str], Depends(read_form)]
+Rerunner = Annotated[Principal, Depends(Access(Permission.WORK_RERUN, read_list))]
+Form = Annotated[dict[str, str], Depends(read_list)]
 FIELD = "study."
 
 

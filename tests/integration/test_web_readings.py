@@ -161,6 +161,10 @@ def test_ticked_studies_are_read_again(ward: Site) -> None:
     assert "Earlier revisions (1)" in study
     assert [(note.actor, note.subject) for note in ward.audited("study_rerun")] == [("ada", made.study)]
     assert post(ada, "/rerun").status_code == 422
+    many = post(ada, "/rerun", **{f"study.1.2.3.{number}": "on" for number in range(200)})
+    assert many.text.count("not found") == 200
+    assert post(ada, "/rerun", **{f"study.1.2.3.{number}": "on" for number in range(201)}).status_code == 422
+    assert post(ada, "/rerun", **{f"study.1.2.3.{number}": "on" for number in range(400)}).status_code == 400
     program = ward.key("work:rerun")
     again = ward.browser().post(f"/api/v1/studies/{made.study}/rerun", headers=program)
     assert again.json() == {"revisions": 0, "retried": 0, "under_way": 1}
