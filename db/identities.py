@@ -1,7 +1,8 @@
 """Changes of a patient's identity (ADT^A08, ADT^A40) and what they mean for studies that are here.
 
-Work that is still to be done takes the new identity. What is finished keeps the one it was made with; that it is
-superseded is on record. A study that comes later is taken as its own header says.
+Work that is still to be done takes the new identity, and so does work that begins on the study later, for a late image
+or because a person wants it read again. What is finished keeps the one it was made with; that it is superseded is on
+record. A study that comes later is taken as its own header says.
 """
 
 from __future__ import annotations
@@ -83,9 +84,7 @@ def change(session: Session, told: Change, *, messages_to: Collection[str] = ())
 
 def _is_of(patient_id: str) -> Any:
     """Studies whose images name that patient, or whose work was given that id by an earlier change."""
-    changed = select(IdentityChange.study_id).where(
-        IdentityChange.patient_id == patient_id, IdentityChange.applied.is_(True)
-    )
+    changed = select(IdentityChange.study_id).where(IdentityChange.patient_id == patient_id)
     return (Study.patient_id == patient_id) | Study.id.in_(changed)
 
 
@@ -183,16 +182,16 @@ def _change_orders(session: Session, superseded_id: str, identity: Identity) -> 
 
 
 def current(session: Session, study_id: int) -> Correction | None:
-    """Whom the work on a study is for, where that changed after its images were made; None where it did not."""
-    applied = session.scalars(
+    """Whom work on a study is for, where that changed after it came; None where it did not."""
+    told_of = session.scalars(
         select(IdentityChange)
-        .where(IdentityChange.study_id == study_id, IdentityChange.applied.is_(True))
+        .where(IdentityChange.study_id == study_id, IdentityChange.patient_id != "")
         .order_by(IdentityChange.id)
     ).all()
-    if not applied:
+    if not told_of:
         return None
     values: dict[str, str] = {}
-    for one in applied:
+    for one in told_of:
         told = {
             "patient_id": one.patient_id,
             "issuer": one.issuer,
@@ -201,7 +200,7 @@ def current(session: Session, study_id: int) -> Correction | None:
             "sex": one.sex,
         }
         values |= {name: value for name, value in told.items() if value}
-    last = applied[-1]
+    last = told_of[-1]
     return Correction(Identity(**{"patient_id": "", **values}), last.at, last.sender, last.id)
 
 

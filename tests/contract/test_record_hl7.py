@@ -240,7 +240,7 @@ def test_a_merge_reaches_work_and_tells_of_what_is_finished(record: Record) -> N
         changes = identities.changes(session)
         audited = session.scalars(select(Audit).where(Audit.event == "patient_identity_changed")).all()
     now = Identity("ID-2", "HOSP", "Roe^Jane")
-    assert current == {f"{STUDY}.1": None, f"{STUDY}.2": now, f"{STUDY}.3": now, f"{STUDY}.4": None}
+    assert current == {f"{STUDY}.1": now, f"{STUDY}.2": now, f"{STUDY}.3": now, f"{STUDY}.4": None}
     assert [(row["applied"], row["finished_results"]) for row in reversed(changes)] == [
         (False, 2),
         (True, 0),

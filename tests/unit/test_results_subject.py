@@ -10,10 +10,11 @@ from pydicom.filebase import DicomBytesIO
 from pydicom.filereader import read_dataset
 
 from db.errors import UnreadableError
+from db.identities import Correction, Identity
 from tests.support.result_samples import analysed, header, provenance
 from workers.results import build_results
 from workers.results.source import read_source
-from workers.results.subject import put_raw, read_subject
+from workers.results.subject import Subject, corrected, put_raw, read_subject
 
 NAME, PATIENT_ID, SEX, BIRTH = 0x00100010, 0x00100020, 0x00100040, 0x00100030
 
@@ -137,3 +138,39 @@ def test_a_source_that_cannot_be_referred_to_is_refused_without_its_values(keywo
     with pytest.raises(UnreadableError, match="no usable") as caught:
         read_source(header(**{keyword: None}))
     assert "Doe" not in str(caught.value)
+
+
+CHANGED_AT = datetime(2026, 3, 1, 12, tzinfo=UTC)
+
+
+def corrected_header(made: Dataset, **identity: str) -> tuple[Dataset, Subject]:
+    """What results get of a header whose patient's identity was changed since."""
+    correction = Correction(Identity(**{"patient_id": "", **identity}), CHANGED_AT, "ADT^HOSP", 1)
+    subject = corrected(read_subject(made), correction)
+    result = Dataset()
+    subject.apply(result)
+    return result, subject
+
+
+def test_a_changed_identity_takes_the_place_of_the_images_and_tells_theirs() -> None:
+    made = as_read(header(), {NAME: ("PN", "Müller^Eva".encode("latin-1"))}, b"ISO_IR 100")
+    result, _ = corrected_header(made, patient_id="ID-2", name="山田^太郎")
+    assert (result.PatientID, str(result.PatientName)) == ("ID-2", "山田^太郎")
+    assert result.SpecificCharacterSet == "ISO_IR 192"
+    (original,) = result.OriginalAttributesSequence
+    (before,) = original.ModifiedAttributesSequence
+    assert bytes(before.get_item("PatientName").value).decode() == "Müller^Eva "
+    assert original.AttributeModificationDateTime == "20260301120000+0000"
+
+
+def test_a_change_that_changes_nothing_here_is_not_told_of() -> None:
+    made = header()
+    result, subject = corrected_header(made, patient_id=str(made.PatientID), name=str(made.PatientName))
+    assert subject == read_subject(made)
+    assert "OriginalAttributesSequence" not in result
+
+
+@pytest.mark.parametrize("patient_id", ["a\\b", "9" * 65])
+def test_an_identity_that_dicom_cannot_hold_is_not_cut_to_fit(patient_id: str) -> None:
+    with pytest.raises(UnreadableError):
+        corrected_header(header(), patient_id=patient_id)

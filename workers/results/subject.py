@@ -245,14 +245,16 @@ def corrected(subject: Subject, correction: Correction) -> Subject:
     for tag, value in given.items():
         if not _legal(tag, wanted[tag], value.encode(), _UTF8):
             raise UnreadableError("the identity that an HL7 message gave the patient cannot be written in DICOM")
-    if not all(value.isascii() for value in given.values()):
-        subject = _in_unicode(subject)
-    changed = {tag: _even(value) for tag, value in given.items()}
-    before = {tag: (vr, value) for tag, vr, value in subject.values}
-    kept = [one for one in subject.values if one[0] not in changed]
+    made = subject if all(value.isascii() for value in given.values()) else _in_unicode(subject)
+    before = {tag: (vr, value) for tag, vr, value in made.values}
+    old = {tag: before.get(tag, (wanted[tag], b"")) for tag in sorted(given)}
+    changed = {tag: _even(value) for tag, value in given.items() if old[tag][1].rstrip(b" ") != value.encode()}
+    if not changed:
+        return subject
+    kept = [one for one in made.values if one[0] not in changed]
     values = sorted([*kept, *((tag, wanted[tag], value) for tag, value in changed.items())])
-    old = tuple((tag, *before.get(tag, (wanted[tag], b""))) for tag in sorted(changed))
-    return Subject(tuple(values), subject.character_set, Superseded(old, correction.at, correction.sender))
+    superseded = tuple((tag, *old[tag]) for tag in sorted(changed))
+    return Subject(tuple(values), made.character_set, Superseded(superseded, correction.at, correction.sender))
 
 
 def _even(text: str) -> bytes:
