@@ -15,6 +15,9 @@ from node.web.context import context_of
 from node.web.identity import Principal
 from node.web.problems import Problem
 
+# Events of what was made and sent: a study with a map has one object more than one without.
+TELLING = frozenset({"job_finished", "sending_begun", "result_sent", "delivery_dead", "delivery_retried"})
+
 
 def applies(request: Request, principal: Principal) -> bool:
     """Programs read no images, so nothing is kept from them."""

@@ -117,7 +117,7 @@ def show_study(
         delivery_words=DELIVERY_WORDS,
         centre=centre,
         width=width,
-        history=_happened(history),
+        history=_happened([one for one in history if not hidden or one[1] not in blinded.TELLING]),
     )
 
 

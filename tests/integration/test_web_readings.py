@@ -15,7 +15,7 @@ from db import readings
 from db.readings import ReadingView
 from node.settings_web import Web
 from tests.support.web import Site, csrf_of, site
-from tests.support.web_studies import HOSTILE, Made, read_study, waiting_study
+from tests.support.web_studies import HOSTILE, Made, read_study, send_all, waiting_study
 
 SAID = "Jane's old rib fracture"
 
@@ -106,6 +106,8 @@ def test_a_hostile_comment_is_text(ward: Site) -> None:
 def test_nothing_of_the_models_is_seen_before_the_first_reading(tmp_path: Path) -> None:
     with site(tmp_path, ai_after_first_read=True) as ward:
         made = read_study(ward.record, ward.settings.data_dir, priority="urgent")
+        with ward.record.write() as session:
+            send_all(session, made.job)
         ada, vic = ward.logged_in("ada", "radiologist"), ward.logged_in("vic", "viewer")
         address, judging = (
             f"/studies/{made.study}",
@@ -113,7 +115,7 @@ def test_nothing_of_the_models_is_seen_before_the_first_reading(tmp_path: Path) 
         )
         for page in (ada.get(address), vic.get(address), ada.get("/"), ada.get("/api/v1" + address)):
             assert page.status_code == 200
-            for told in ("0.87", made.map, made.report, "pneumonia"):
+            for told in ("0.87", made.map, made.report, "pneumonia", "result sent", "2 confirmed"):
                 assert told not in page.text, told
         for path in (f"{address}/maps/{made.map}", f"{address}/reports/{made.report}", "/?positive=true"):
             assert ada.get(path).status_code in {403, 422}, path
