@@ -64,7 +64,7 @@ class IdentityChange(Base):
     control_id: Mapped[str] = mapped_column(String(200))
     superseded_patient_id: Mapped[str] = mapped_column(Text)
     # What the patient is called from now on; "" where the message leaves it as it was.
-    patient_id: Mapped[str] = mapped_column(Text)
+    patient_id: Mapped[str] = mapped_column(Text, index=True)
     issuer: Mapped[str] = mapped_column(Text, default="")
     patient_name: Mapped[str] = mapped_column(Text, default="")
     birth_date: Mapped[str] = mapped_column(String(8), default="")

@@ -109,7 +109,7 @@ class Study(Base):
     # YYYYMMDD as the first image has them, or "".
     patient_birth_date: Mapped[str] = mapped_column(String(16), default="")
     study_date: Mapped[str] = mapped_column(String(16), default="")
-    accession_number: Mapped[str] = mapped_column(Text, default="")
+    accession_number: Mapped[str] = mapped_column(Text, default="", index=True)
     study_description: Mapped[str] = mapped_column(Text, default="")
     expected_instances: Mapped[int | None]
 
