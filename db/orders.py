@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
-from sqlalchemy import and_, delete, func, or_, select, update
+from sqlalchemy import delete, func, select, update
 from sqlalchemy.orm import Session
 
 from db import audit, identities, outbox
@@ -147,37 +147,57 @@ def _other_patients(session: Session, new: NewOrder) -> int | None:
     return None if mine or not rows else int(rows[0][0])
 
 
-def forget(session: Session, before: datetime, *, limit: int = 500) -> int:
-    """Let go of orders that no study is matched with and nobody has told of since; returns how many."""
+def unused(session: Session, before: datetime, *, limit: int = 500) -> list[int]:
+    """Row ids of orders that no study is matched with and nobody has told of since; may look at all there are."""
     in_use = select(StudyOrder.study_id).where(StudyOrder.order_id == Order.id)
     old = select(Order.id).where(Order.changed_at < before, ~in_use.exists()).order_by(Order.id).limit(limit)
-    ids = list(session.scalars(old))
-    return affected(session, delete(Order).where(Order.id.in_(ids), ~in_use.exists())) if ids else 0
+    return list(session.scalars(old))
+
+
+def forget(session: Session, order_ids: Sequence[int], before: datetime) -> int:
+    """Let go of those of these orders that are `unused` still; returns how many."""
+    in_use = select(StudyOrder.study_id).where(StudyOrder.order_id == Order.id)
+    mine = Order.id.in_(order_ids), Order.changed_at < before
+    return affected(session, delete(Order).where(*mine, ~in_use.exists()))
 
 
 def tell(session: Session, new: NewOrder) -> int:
     """`store` of an order that came unasked: studies that wait for it are looked at again, work it matched is pulled
-    forward where it has become more urgent.
+    forward where it has become more urgent, and parked where it is another patient's now.
     """
     order_id = store(session, new)
-    waiting = select(Study.id).where(Study.accession_number == new.accession_number)
     if new.accession_number:
+        waiting = select(Study.id).where(Study.accession_number == new.accession_number)
         affected(
             session,
             update(StudyOrder)
             .where(StudyOrder.study_id.in_(waiting), StudyOrder.state.in_(_ASKED_FOR))
             .values(next_attempt_at=utcnow()),
         )
+    matched = select(StudyOrder.study_id).where(StudyOrder.state == OrderState.MATCHED)
+    mine = set(session.scalars(matched.where(StudyOrder.order_id == order_id)))
+    wanted = {one.study_id: one for one in _wanted(session, sorted(mine))}
+    for study_id in sorted(mine):
+        if wanted[study_id].patient_id != new.patient_id:
+            _doubt(session, study_id, new)
     # The same order may have been told by the worklist before.
-    same = and_(Study.accession_number == new.accession_number, Study.patient_id == new.patient_id)
-    matched = (
-        select(StudyOrder.study_id)
-        .join(Study, Study.id == StudyOrder.study_id)
-        .where(StudyOrder.state == OrderState.MATCHED, or_(StudyOrder.order_id == order_id, same))
+    same = matched.join(Study, Study.id == StudyOrder.study_id).where(
+        Study.accession_number == new.accession_number, Study.patient_id == new.patient_id
     )
-    for study_id in session.scalars(matched).all():
+    here = [one for one in mine if wanted[one].patient_id == new.patient_id]
+    for study_id in sorted({*here, *(session.scalars(same) if new.accession_number else ())}):
         _pull_forward(session, study_id, new.priority)
     return order_id
+
+
+def _doubt(session: Session, study_id: int, new: NewOrder) -> None:
+    """The order that a study was matched with was given to another patient since."""
+    reason = "its order was given to another Patient ID than the image has"
+    here = [StudyOrder.study_id == study_id]
+    if move(session, StudyOrder, here, OrderState.MATCHED, OrderState.MISMATCHED, reason=reason, changed_at=utcnow()):
+        study_uid = _wake(session, study_id)
+        _park(session, study_id, reason)
+        audit.note(session, "order_mismatched", actor=new.source, subject=study_uid, outcome="warning", reason=reason)
 
 
 def withdraw(session: Session, new: NewOrder) -> bool:

@@ -221,6 +221,8 @@ ORDER_TRANSITIONS = frozenset(
         # An order may be entered after the images were taken, as in an emergency.
         (_O.ABSENT, _O.MATCHED),
         (_O.ABSENT, _O.MISMATCHED),
+        # The hospital has given the order to another patient since.
+        (_O.MATCHED, _O.MISMATCHED),
         (_O.MISMATCHED, _O.VOUCHED),
     }
 )

@@ -70,8 +70,13 @@ class OrderDesk:
             return
         self._forget_at = time.monotonic() + _FORGET_EVERY_S
         before = utcnow() - timedelta(days=self.settings.worklist.keep_days)
+        # The look goes through all orders; nobody who writes has to wait for it.
+        with self.record.read() as session:
+            old = orders.unused(session, before)
+        if not old:
+            return
         with self.record.write() as session:
-            gone = orders.forget(session, before)
+            gone = orders.forget(session, old, before)
         if gone:
             log.info("orders_forgotten", orders=gone)
 

@@ -57,10 +57,13 @@ def match(wanted: WantedOrder, key: Key, found: Iterable[NewOrder]) -> Match:
     An answer that does not have the key's values is none: some servers ignore what they are asked by. Several steps of
     one order count as one, as urgent as the most urgent of them.
     """
-    orders = _merged(one for one in found if _answers(key, one))
+    answers = [one for one in found if _answers(key, one)]
     if key.accession_number:
-        return _by_accession(wanted, orders)
-    fitting = [one for one in orders if not one.modality or not wanted.modalities or one.modality in wanted.modalities]
+        return _by_accession(wanted, _merged(answers))
+    # Before steps of an order are merged: one of them may be of another modality.
+    fitting = _merged(
+        one for one in answers if not one.modality or not wanted.modalities or one.modality in wanted.modalities
+    )
     if not fitting:
         return Match(OrderState.ABSENT, "the worklist has no order for its patient on its date")
     if len(fitting) > 1:
@@ -81,7 +84,8 @@ def _by_accession(wanted: WantedOrder, orders: Sequence[NewOrder]) -> Match:
 
 def _same_patient(wanted: WantedOrder, order: NewOrder) -> Match:
     different = []
-    if order.patient_id.strip() != wanted.patient_id.strip():
+    # Two sides that name nobody do not name the same one.
+    if not order.patient_id.strip() or order.patient_id.strip() != wanted.patient_id.strip():
         different.append("Patient ID")
     here, there = day(wanted.patient_birth_date), day(order.patient_birth_date)
     if here and there and here != there:
@@ -128,9 +132,16 @@ def _answers(key: Key, order: NewOrder) -> bool:
 
 def _merged(found: Iterable[NewOrder]) -> list[NewOrder]:
     """One for each order: its scheduled steps differ in modality and date at the most."""
-    merged: dict[tuple[str, str, str], NewOrder] = {}
+    merged: dict[tuple[str, ...], NewOrder] = {}
     for one in found:
-        name = (one.accession_number, one.requested_procedure_id, one.patient_id)
+        # What says whose it is belongs to it: no step is believed for another one's patient.
+        name = (
+            one.accession_number,
+            one.requested_procedure_id,
+            one.patient_id,
+            one.patient_name,
+            day(one.patient_birth_date),
+        )
         before = merged.get(name)
         if before is None:
             merged[name] = one

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 
 from sqlalchemy import select, update
@@ -97,6 +98,20 @@ def test_an_order_of_another_patient_parks_what_is_queued_and_is_not_shown(recor
         assert not orders.vouch(session, study_id)
 
 
+def test_an_order_that_is_given_to_another_patient_stops_what_it_was_matched_with(record: Record) -> None:
+    job_id = queued_job(record)
+    with record.write() as session:
+        study_id = session.scalars(select(Study.id)).one()
+        orders.want(session, study_id)
+        told = orders.tell(session, STAT)
+        orders.settle(session, study_id, OrderState.MATCHED, reason="", order=STAT)
+        assert orders.tell(session, replace(STAT, patient_id="ID-2")) == told
+    with record.read() as session:
+        assert session.get_one(Job, job_id).state is JobState.PARKED
+    assert state(record) is OrderState.MISMATCHED
+    assert events(record, "order_mismatched") == [STUDY]
+
+
 def test_a_person_who_releases_an_image_vouches_for_its_study(record: Record) -> None:
     study_id = wanted(record)
     with record.write() as session:
@@ -135,8 +150,11 @@ def test_orders_that_no_study_is_matched_with_are_forgotten_in_time(record: Reco
     with record.write() as session:
         orders.settle(session, study_id, OrderState.MATCHED, reason="", order=STAT)
         orders.store(session, NewOrder("ris", "A-2", "RP-2", "ID-2"))
-        assert orders.forget(session, utcnow() - timedelta(days=1)) == 0
-        assert orders.forget(session, utcnow() + timedelta(days=1)) == 1
+        assert orders.unused(session, utcnow() - timedelta(days=1)) == []
+        later = utcnow() + timedelta(days=1)
+        (old,) = orders.unused(session, later)
+        assert orders.forget(session, [old], utcnow() - timedelta(days=1)) == 0
+        assert orders.forget(session, [old, old - 1], later) == 1
         assert len(orders.known(session, "A-1")) == 1
 
 

@@ -62,6 +62,16 @@ def test_the_steps_of_one_order_count_as_its_most_urgent() -> None:
     assert found.order.priority == "urgent"
 
 
+def test_one_step_that_names_another_patient_is_enough_to_doubt_an_order() -> None:
+    other = replace(ORDER, patient_birth_date="19800101", modality="DX")
+    assert match(WANTED, KEY, [ORDER, other]).state is OrderState.MISMATCHED
+
+
+def test_sides_that_name_nobody_do_not_match() -> None:
+    nobody = replace(ORDER, patient_id="")
+    assert match(replace(WANTED, patient_id=""), KEY, [nobody]).state is OrderState.MISMATCHED
+
+
 def test_an_answer_that_was_not_asked_for_is_none() -> None:
     found = match(WANTED, KEY, [replace(ORDER, accession_number="A-2", patient_id="ID-2")])
     assert found.state is OrderState.ABSENT
@@ -73,6 +83,7 @@ def test_without_an_accession_number_one_order_of_the_patient_on_the_day_is_take
     assert match(nameless, BY_DATE, [ORDER]).state is OrderState.MATCHED
     assert match(nameless, BY_DATE, [replace(ORDER, modality="MR")]).state is OrderState.ABSENT
     assert match(nameless, BY_DATE, [replace(ORDER, scheduled_date="20260302")]).state is OrderState.ABSENT
+    assert match(nameless, BY_DATE, [replace(ORDER, modality="MR"), ORDER]).state is OrderState.MATCHED
     several = match(nameless, BY_DATE, [ORDER, replace(ORDER, accession_number="A-2", requested_procedure_id="RP-2")])
     assert (several.state, "several" in several.reason) == (OrderState.ABSENT, True)
 
