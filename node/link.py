@@ -33,7 +33,7 @@ from node.commitment import (
     decode_report,
     settle_report,
 )
-from node.dataset_source import IMPLICIT_VR_LITTLE_ENDIAN, HeaderError, data_set_start
+from node.dataset_source import EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN, HeaderError, data_set_start
 from node.scu import PeerRefused, at
 from node.settings import Peer, Settings
 from node.statuses import Status
@@ -45,7 +45,12 @@ from node.upper_layer.wire import PeerGone, ProtocolError, TooSlow, Wire
 
 log = structlog.get_logger(__name__)
 
-COMMITMENT_CONTEXT = Context(COMMITMENT_CLASS, IMPLICIT_VR_LITTLE_ENDIAN)
+COMMITMENT_CONTEXTS = (
+    Context(COMMITMENT_CLASS, EXPLICIT_VR_LITTLE_ENDIAN),
+    Context(COMMITMENT_CLASS, IMPLICIT_VR_LITTLE_ENDIAN),
+)
+"""To be offered next to those of the objects; the first that is accepted is used."""
+
 _COMMIT_ACTION = 1
 _SUCCESS = 0x0000
 # Stored all the same: coerced, elements discarded, data set does not match its class (PS3.4 B.2.3).
@@ -141,16 +146,16 @@ class Link:
             PeerRefused: the peer answered a failure, or offers no storage commitment on this association.
             PeerUnavailable: it did not answer.
         """
-        context_id = self._answer.contexts.get(COMMITMENT_CONTEXT)
-        if context_id is None:
+        context = next((one for one in COMMITMENT_CONTEXTS if one in self._answer.contexts), None)
+        if context is None:
             raise PeerRefused(f"{self._peer.ae_title} offers no storage commitment")
-        data = _encoded(build_request(transaction_uid, refs), COMMITMENT_CONTEXT.transfer_syntax)
+        data = _encoded(build_request(transaction_uid, refs), context.transfer_syntax)
         request = commands.action_request(self._next_id(), COMMITMENT_CLASS, COMMITMENT_INSTANCE, _COMMIT_ACTION)
         # From here on, as the report may come before the answer.
         self.reports_due += 1
         try:
             until = time.monotonic() + 2 * self._response_s
-            answer = self._ask(context_id, request, BytesIO(data), len(data), until)
+            answer = self._ask(self._answer.contexts[context], request, BytesIO(data), len(data), until)
         except (PeerGone, ProtocolError) as error:
             raise PeerUnavailable(f"{self._peer.ae_title} did not answer the request for storage commitment") from error
         if answer.status != _SUCCESS:
@@ -233,7 +238,7 @@ class Link:
                         return command, self._by_id[context_id], bytes(collected[False])
 
     def _data(self, until: float) -> memoryview:
-        kind, body = self._wire.read(max(0.0, until - time.monotonic()), until)
+        kind, body = self._wire.read(self._response_s, until)
         if kind is Pdu.P_DATA:
             return body
         if kind is Pdu.RELEASE_RQ:
@@ -246,7 +251,7 @@ class Link:
     def _serve(self, command: Command, context: Context, received: bytes) -> None:
         """Answer a request of the peer's: a report on storage commitment (PS3.4 J.3.3), and nothing else."""
         status = Status.UNRECOGNISED_OPERATION
-        if command.field == commands.N_EVENT_REPORT_RQ and context == COMMITMENT_CONTEXT and self._on_commitment:
+        if command.field == commands.N_EVENT_REPORT_RQ and context in COMMITMENT_CONTEXTS and self._on_commitment:
             self.reports_due = max(0, self.reports_due - 1)
             status = settle_report(lambda: decode_report(received, context.transfer_syntax), self._on_commitment)
         answer = wire.data(self._answer.contexts[context], commands.response(command, status), command=True)

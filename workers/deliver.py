@@ -19,7 +19,7 @@ from db.session import Record
 from db.types import utcnow
 from node import scu, storage
 from node.handlers import write_commitment
-from node.link import COMMITMENT_CONTEXT, Link
+from node.link import COMMITMENT_CONTEXTS, Link
 from node.settings import Peer, Settings
 from node.upper_layer.negotiation import Context
 from workers import proof
@@ -131,7 +131,7 @@ def _on_link(sender: Sender, destination: str, peer: Peer, due: list[DueDelivery
     wanted = [Context(*kind) for kind in offers(_kinds(due), peer.sr_sop_class)]
     asks = peer.proof in {"auto", "commitment"}
     if asks:
-        wanted.append(COMMITMENT_CONTEXT)
+        wanted.extend(COMMITMENT_CONTEXTS)
     for _ in range(2):
         with suppress(_Stale), sender.links.use(destination, peer, wanted) as link:
             _note_begun(sender, destination, peer, due)

@@ -27,7 +27,7 @@ from db.states import InstanceState, RefusalKind
 from db.tables import Audit
 from node import scu, sending
 from node.commitment import CommitmentReport
-from node.link import COMMITMENT_CONTEXT
+from node.link import COMMITMENT_CONTEXTS
 from node.listener import listener_name
 from node.settings import Peer
 from tests.support import raw_association
@@ -356,7 +356,7 @@ def test_commitment_reports_reach_the_one_who_asked(listener: Listener) -> None:
     try:
         peer = Peer(ae_title="PACS", host="127.0.0.1", port=server.server_address[1])
         with closing(Links(listener.settings, on_report)) as links:
-            with links.use("pacs", peer, [COMMITMENT_CONTEXT]) as link:
+            with links.use("pacs", peer, COMMITMENT_CONTEXTS) as link:
                 link.request_commitment("1.2.3.4", [(CR, "1.2.3")])
             report = Dataset()
             report.TransactionUID = "1.2.3.4"

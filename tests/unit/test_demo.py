@@ -21,7 +21,7 @@ from models.datasets.labels import read_labels
 from models.recipes.cxr_pneumonia import one_patient, select, split_rows
 from node import header, scu, sending
 from node.commitment import COMMITMENT_CLASS, CommitmentReport, parse_report
-from node.link import COMMITMENT_CONTEXT
+from node.link import COMMITMENT_CONTEXTS
 from node.routing import choose
 from node.settings import Peer, Settings, load
 from workers.demo import wrap
@@ -191,7 +191,7 @@ def test_it_commits_to_what_it_holds_and_to_nothing_else(
 ) -> None:
     pacs.load(FILES[:1])
     held, missing = refs(*FILES[:2])
-    link = sending.open_link(peer, settings, [COMMITMENT_CONTEXT])
+    link = sending.open_link(peer, settings, COMMITMENT_CONTEXTS)
     link.request_commitment("2.25.42", [(ref.sop_class_uid, ref.sop_instance_uid) for ref in (held, missing)])
     link.release()
     report = reports.get(timeout=20)
