@@ -139,14 +139,22 @@ def begin_study(
 
 
 def begin_aside(session: Session, refusal_id: int, *, actor: str, reason: str) -> bool:
-    """The file of an object that was set aside goes; that it came stays on record. False where there is none."""
-    refusal = session.scalars(
-        select(Refusal).where(Refusal.id == refusal_id, Refusal.path != "").with_for_update()
-    ).one_or_none()
+    """The file of an object that was set aside goes; that it came stays on record. False where there is none.
+
+    The same object from several senders is one file with a row for each: it goes with the last of them.
+    """
+    named = select(Refusal.sop_instance_uid, Refusal.path).where(Refusal.id == refusal_id, Refusal.path != "")
+    uid, path = session.execute(named).one_or_none() or ("", "")
+    # Locked in one order, so that of two at once the second sees what the first has left.
+    same = select(Refusal).where(Refusal.sop_instance_uid == uid, Refusal.path == path, Refusal.path != "")
+    rows = session.scalars(same.order_by(Refusal.id).with_for_update()).all()
+    refusal = next((row for row in rows if row.id == refusal_id), None)
     if refusal is None:
         return False
-    paths, size = [refusal.path], refusal.size_bytes
+    paths, size = [path], refusal.size_bytes
     affected(session, update(Refusal).where(Refusal.id == refusal_id).values(path="", size_bytes=0))
+    if len(rows) > 1:
+        return True
     detail = {"sop_classes": audit.count_by_class([(refusal.sop_class_uid, refusal.sop_instance_uid)])}
     _open(
         session, DeletionScope.ASIDE, None, actor, reason,

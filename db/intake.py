@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 from db import audit
 from db.domain import Intake, NewInstance, NewRefusal
 from db.errors import StudyGoing
-from db.retention import aside_bytes, is_going
+from db.retention import aside_bytes, is_going, leaving_quarantine
 from db.states import InstanceState, RefusalKind, StudyState
 from db.tables import Delivery, Instance, Refusal, Result, Series, Study
 from db.transitions import affected, insert_or_ignore
@@ -51,6 +51,7 @@ _PLACES = (
     )
     .where(_STUDIES.c.study_instance_uid.in_(bindparam("study_uids", expanding=True)))
 )
+_LEAVING = leaving_quarantine()
 _TOUCH = (
     update(_STUDIES)
     .where(_STUDIES.c.id == bindparam("study_id"), _STUDIES.c.state != StudyState.DELETING)
@@ -79,7 +80,7 @@ def record_instances(
     A second arrival with the same bytes is a DUPLICATE, with other bytes a CONFLICT; neither changes what is there.
     An instance whose Patient ID differs from its study's is kept QUARANTINED: two patients under one Study Instance
     UID must never meet in one result. Where more than `most_aside_bytes` would then lie in quarantine it is NO_ROOM,
-    and nothing of it is kept. While files of its study are being deleted it is GOING.
+    and nothing of it is kept. While files of its study, or its own in quarantine, are being deleted it is GOING.
 
     How many statements it takes does not depend on how many arrive. Rows are written in the order of their UIDs, so
     that two groups at once wait for each other and never in a circle. Raises StudyGoing where a deletion began between
@@ -214,7 +215,13 @@ class _Written:
 def _insert(connection: Connection, arrived: list[NewInstance], most_aside_bytes: int | None) -> _Written:
     """Write instances with what they belong to."""
     places = _find_places(connection, arrived)
-    refused = {one.sop_instance_uid: Intake.GOING for one in arrived if one.study_instance_uid in places.going}
+    # A new study has nothing in quarantine; in one that is known an image may just be on its way out, by its very name.
+    leaving = {path for paths in connection.scalars(_LEAVING) for path in paths} if places.studies else set()
+    refused = {
+        one.sop_instance_uid: Intake.GOING
+        for one in arrived
+        if one.study_instance_uid in places.going or one.path in leaving
+    }
     ordered = [one for one in arrived if one.sop_instance_uid not in refused]
     if most_aside_bytes is not None:
         crowded = _beyond_quarantine(connection, ordered, places, most_aside_bytes)
@@ -256,11 +263,9 @@ def _beyond_quarantine(
         return set()
     with Session(connection, join_transaction_mode="create_savepoint") as session:
         lies = aside_bytes(session)
-        going = {one.path for one in foreign if is_going(session, one.path)}
     beyond = set()
     for one in foreign:
-        # One that a person has just had deleted out of quarantine comes again: its old file is not gone yet.
-        if lies + one.size_bytes > most_bytes or one.path in going:
+        if lies + one.size_bytes > most_bytes:
             beyond.add(one.sop_instance_uid)
         else:
             lies += one.size_bytes

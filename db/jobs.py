@@ -18,7 +18,7 @@ from db import audit, outbox
 from db.audit_events import Event, Outcome
 from db.domain import ClaimedJob, JobOutcome, NewResult, ResultRef, SourceFile
 from db.errors import LeaseLost
-from db.states import DeliveryState, InstanceState, JobState
+from db.states import DeliveryState, InstanceState, JobState, StudyState
 from db.studies import topic_for
 from db.tables import Delivery, Instance, Job, Result, Revision, RevisionInstance, Study
 from db.transitions import affected, move
@@ -293,10 +293,12 @@ def park(session: Session, job_id: str, owner: str, *, reason: str) -> None:
 
 
 def note_shadow(session: Session, job_id: str, shadow: dict[str, Any]) -> None:
-    """Keep, beside a finished job's own summary, what the version in the shadow said. Nothing else changes."""
+    """Keep what the version in the shadow said beside a finished job's own summary, unless its study was deleted."""
     job = session.get(Job, job_id, with_for_update=True)
     if job is not None and job.state in (JobState.DONE, JobState.NOT_ANALYSED):
-        job.summary = {**job.summary, "shadow": shadow}
+        study = session.scalar(select(Study.state).where(Study.id == job.study_id))
+        if study not in (StudyState.DELETING, StudyState.DELETED):
+            job.summary = {**job.summary, "shadow": shadow}
 
 
 def retry(session: Session, job_id: str, *, actor: str) -> bool:

@@ -8,12 +8,22 @@ from __future__ import annotations
 
 from collections import defaultdict
 from datetime import datetime
+from typing import Any
 
 from sqlalchemy import ColumnElement, Select, and_, case, delete, exists, func, or_, select
 from sqlalchemy.orm import Session
 
 from db.house_tables import Deletion
-from db.states import CommitmentState, DeletionState, DeliveryState, InstanceState, JobState, RefusalKind, StudyState
+from db.states import (
+    CommitmentState,
+    DeletionScope,
+    DeletionState,
+    DeliveryState,
+    InstanceState,
+    JobState,
+    RefusalKind,
+    StudyState,
+)
 from db.tables import Commitment, Delivery, Instance, Job, Refusal, Result, Study
 from db.transitions import affected
 
@@ -39,7 +49,7 @@ def _open_ends(before: datetime | None, *, waiting: bool) -> dict[str, ColumnEle
         "results are not delivered": exists().where(delivery, Delivery.state.in_(_ON_ITS_WAY)),
     }
     if not waiting:
-        nowhere = ~exists().where(Delivery.result_id == Result.id)
+        nowhere = ~exists().where(Delivery.result_id == Result.id, Delivery.state != DeliveryState.WITHDRAWN)
         # Said so that SQLite looks up the results of the job, and not all that are not deleted.
         kept = case((Result.deleted_at.is_(None), 1), else_=0) == 1
         found |= {
@@ -93,8 +103,9 @@ def due_results(session: Session, before: datetime, *, unconfirmed: bool = False
         .where(
             Result.deleted_at.is_(None),
             Result.created_at < before,
-            exists().where(mine),
-            ~exists().where(mine, or_(Delivery.state.not_in(taken), last >= before)),
+            exists().where(mine, Delivery.state.in_(taken)),
+            # What the settings keep from a destination, it is not waited for.
+            ~exists().where(mine, or_(Delivery.state.not_in((*taken, DeliveryState.WITHDRAWN)), last >= before)),
         )
         .order_by(Result.created_at)
         .limit(limit)
@@ -126,6 +137,12 @@ def aside_bytes(session: Session) -> int:
 def first_received(session: Session) -> datetime | None:
     """When the first image came of which this record knows; None where it knows of none."""
     return session.scalar(select(Study.first_received_at).order_by(Study.id).limit(1))
+
+
+def leaving_quarantine() -> Select[list[Any]]:
+    """Paths, a list for each deletion under way, of what is deleted out of quarantine while its study stays."""
+    going = Deletion.state == DeletionState.BEGUN, Deletion.scope == DeletionScope.ASIDE
+    return select(Deletion.paths).where(*going)
 
 
 def is_named(session: Session, path: str, sop_instance_uid: str) -> bool:

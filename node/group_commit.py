@@ -15,7 +15,7 @@ from db.intake import record_instances
 from db.session import Record
 from node import storage
 
-_GOING = "its study is being deleted; send it again in a minute"
+_GOING = "its study, or its own earlier file, is being deleted; send it again in a minute"
 
 
 @dataclass(eq=False)
@@ -83,6 +83,11 @@ class GroupCommit:
     def _commit(self, group: Sequence[_Waiting]) -> None:
         with self._record.write_rows() as connection:
             outcomes = record_instances(connection, [one.new for one in group], most_aside_bytes=self._most_aside_bytes)
+            # While nobody else can record that name: afterwards the file might be another arrival's.
+            storage.remove_stored(
+                self._data_dir,
+                [one.new.path for one, outcome in zip(group, outcomes, strict=True) if outcome is Intake.NO_ROOM],
+            )
             self._require_files([one for one, outcome in zip(group, outcomes, strict=True) if outcome is Intake.NEW])
         # Only now, when the commit has come back.
         for one, outcome in zip(group, outcomes, strict=True):

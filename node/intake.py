@@ -127,7 +127,6 @@ class Receiver:
             file.sync()
             outcome = self._commits.take(file.path, new)
         if outcome is Intake.NO_ROOM:
-            storage.remove([self.settings.data_dir / new.path])
             raise StorageFull(_NO_ROOM)
         if outcome is Intake.CONFLICT:
             self._set_aside(arrival, new)

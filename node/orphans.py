@@ -49,7 +49,7 @@ class Orphans:
         """
         folder = next(self._folders, None)
         try:
-            self._put_back()
+            self._put_back(before)
             if folder is None:
                 self._folders = iter(sorted(_folders(self.settings.data_dir)))
                 return 0
@@ -87,7 +87,7 @@ class Orphans:
         aside = self._aside() / path.name
         try:
             path.rename(aside)
-            if aside.stat().st_mtime >= before.timestamp() or self._named(path, uids[1]):
+            if aside.stat().st_mtime >= before.timestamp() or self._settled(path, uids[1]):
                 _back(aside, path)
                 return None
             aside.unlink()
@@ -96,8 +96,8 @@ class Orphans:
             return None
         return uids
 
-    def _put_back(self) -> None:
-        """What a killed process had moved aside."""
+    def _put_back(self, before: datetime) -> None:
+        """What a killed process had moved aside. A young file stays: its row may be about to be written."""
         folder = self.settings.data_dir / _ASIDE
         if not folder.is_dir():
             return
@@ -111,8 +111,17 @@ class Orphans:
             with suppress(FileNotFoundError):
                 if named is not None:
                     _back(aside, named)
-                else:
+                elif aside.stat().st_mtime < before.timestamp():
                     aside.unlink()
+
+    def _settled(self, path: Path, sop_instance_uid: str) -> bool:
+        """`_named`, once whoever is writing has ended: a clock that is wrong makes a file old that has just come.
+
+        SQLite has one writer at a time; on PostgreSQL a row in the middle of its commit is not seen.
+        """
+        relative = path.relative_to(self.settings.data_dir).as_posix()
+        with self.record.write() as session:
+            return retention.is_named(session, relative, sop_instance_uid)
 
     def _named(self, path: Path, sop_instance_uid: str) -> bool:
         relative = path.relative_to(self.settings.data_dir).as_posix()

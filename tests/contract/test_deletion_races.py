@@ -73,6 +73,18 @@ def test_a_deletion_that_passes_between_name_and_row_takes_the_image_with_it(
     assert_record_and_files_agree(record, settings.data_dir)
 
 
+def test_the_file_for_which_quarantine_has_no_room_is_gone_before_another_may_come_in_its_place(
+    settings: Settings, record: Record
+) -> None:
+    delivered_study(record, settings.data_dir, 1)
+    temp, foreign = incoming_image(settings.data_dir, 2, UID, patient_id="ID-2")
+    commits = GroupCommit(settings.data_dir, record, most_aside_bytes=0)
+    assert commits.take(temp, foreign) is Intake.NO_ROOM
+    # Whoever removed it later could take the file of a second arrival, which had found room.
+    assert not (settings.data_dir / foreign.path).exists()
+    assert_record_and_files_agree(record, settings.data_dir)
+
+
 def test_senders_and_a_deleter_at_once(settings: Settings, record: Record, other_record: Callable[[], Record]) -> None:
     delivered_study(record, settings.data_dir, 1)
     make_old(record, timedelta(days=1))

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 import pytest
 from sqlalchemy import select
 
-from db import audit, deletions, deliveries, jobs, leftovers, retention
+from db import audit, deletions, deliveries, hl7_spool, jobs, leftovers, retention
 from db.audit import Wanted
 from db.domain import Intake
 from db.errors import ConflictError
@@ -221,6 +221,31 @@ def test_results_go_once_they_are_proved(record: Record) -> None:
         # Its study is not touched, and its UID is known for ever.
         assert session.scalars(select(Study.state).where(Study.study_instance_uid == ONE)).one() is StudyState.COMPLETE
         assert retention.due_results(session, utcnow() + LATER, limit=10) == []
+
+
+@pytest.mark.parametrize("taken", [True, False])
+def test_what_the_settings_keep_from_a_destination_is_not_waited_for(record: Record, taken: bool) -> None:
+    names = ("pacs", "ris") if taken else ("ris",)
+    job_id = finished_job(record, destinations=names)
+    set_images(record, 1, InstanceState.ANALYSED)
+    deliver(record, job_id)
+    with record.write() as session:
+        for one in deliveries.claim(session, job_id, "ris", "sender", lease_s=60):
+            assert hl7_spool.withdraw(session, one, "sender", "the settings keep it back")
+    # What was sent nowhere at all is nowhere else.
+    assert open_ends(record) == ([] if taken else ["results were sent nowhere"])
+    with record.read() as session:
+        assert len(retention.due_results(session, utcnow() + LATER, limit=10)) == taken
+
+
+def test_what_a_shadow_says_of_a_study_that_is_deleted_is_not_kept(record: Record) -> None:
+    read_study(record)
+    (job_id,) = records.job_ids(record)
+    delete_study(record)
+    with record.write() as session:
+        jobs.note_shadow(session, job_id, {"pneumonia": 0.5})
+    with record.read() as session:
+        assert session.scalars(select(Job.summary)).one() == {}
 
 
 def test_a_person_deletes_a_whole_study(record: Record) -> None:

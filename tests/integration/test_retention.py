@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ import pytest
 
 from db import audit, audit_chain, deletions, files, listing, schema
 from db.audit import Wanted
+from db.domain import Intake
+from db.intake import record_instances
 from db.session import Record
 from db.types import utcnow
 from node import storage
@@ -29,6 +32,7 @@ from tests.support.house import (
     make_old,
     stored_image,
 )
+from tests.support.processes import eventually
 from tests.support.records import STUDY, receive
 
 GIB = 1024**3
@@ -152,13 +156,35 @@ def test_a_file_that_was_moved_aside_by_a_killed_process_comes_back(settings: Se
     named = files_below(settings.data_dir)
     (path,) = (path for path in named if path.startswith("instances/"))
     lost = stored_image(settings.data_dir, 2, f"{STUDY}.2").path
+    age(settings.data_dir, {lost}, days=31)
+    young = Path(stored_image(settings.data_dir, 3, f"{STUDY}.3").path)
     aside = settings.data_dir / "removing"
     aside.mkdir()
-    for one in (path, lost):
+    for one in (path, lost, young):
         (settings.data_dir / one).rename(aside / Path(one).name)
-    Orphans(settings, record).look_at_next(utcnow())
+    Orphans(settings, record).look_at_next(utcnow() - timedelta(days=30))
     assert files_below(settings.data_dir) == named
-    assert list(aside.iterdir()) == []
+    # It may be about to get its row.
+    assert [one.name for one in aside.iterdir()] == [young.name]
+
+
+def test_a_file_that_a_wrong_clock_makes_old_is_not_taken_from_who_is_recording_it(
+    settings: Settings, record: Record
+) -> None:
+    delivered_study(record, settings.data_dir, 1)
+    new = stored_image(settings.data_dir, 2, f"{STUDY}.2")
+    aside = settings.data_dir / "removing" / Path(new.path).name
+    orphans = Orphans(settings, record)
+    years_ahead = utcnow() + timedelta(days=3650)
+    looks = 2 * len(files_below(settings.data_dir)) + 2
+    with ThreadPoolExecutor(1) as other:
+        with record.write_rows() as connection:
+            assert record_instances(connection, [new]) == [Intake.NEW]
+            looking = other.submit(lambda: [orphans.look_at_next(years_ahead) for _ in range(looks)])
+            # The listener has found its file in place, and ends its transaction only now.
+            assert eventually("the file is moved aside", aside.exists, timeout_s=10)
+        assert sum(looking.result(timeout=30)) == 0
+    assert_record_and_files_agree(record, settings.data_dir)
 
 
 def test_old_notes_and_the_oldest_audit_go_and_the_chain_holds(settings: Settings, record: Record) -> None:
