@@ -75,7 +75,8 @@ def set_aside(session: Session) -> list[Row]:
         .where(Instance.state == InstanceState.QUARANTINED)
         .order_by(Instance.id)
     )
-    conflicts = session.scalars(select(Refusal).where(Refusal.kind == RefusalKind.CONFLICT).order_by(Refusal.id))
+    here = (Refusal.kind == RefusalKind.CONFLICT, Refusal.path != "")
+    conflicts = session.scalars(select(Refusal).where(*here).order_by(Refusal.id))
     return [
         {
             "sop_instance_uid": instance.sop_instance_uid,

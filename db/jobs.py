@@ -295,10 +295,9 @@ def park(session: Session, job_id: str, owner: str, *, reason: str) -> None:
 def note_shadow(session: Session, job_id: str, shadow: dict[str, Any]) -> None:
     """Keep what the version in the shadow said beside a finished job's own summary, unless its study was deleted."""
     job = session.get(Job, job_id, with_for_update=True)
-    if job is not None and job.state in (JobState.DONE, JobState.NOT_ANALYSED):
-        study = session.scalar(select(Study.state).where(Study.id == job.study_id))
-        if study not in (StudyState.DELETING, StudyState.DELETED):
-            job.summary = {**job.summary, "shadow": shadow}
+    done, gone = (JobState.DONE, JobState.NOT_ANALYSED), (StudyState.DELETING, StudyState.DELETED)
+    if job is not None and job.state in done and session.get_one(Study, job.study_id).state not in gone:
+        job.summary = {**job.summary, "shadow": shadow}
 
 
 def retry(session: Session, job_id: str, *, actor: str) -> bool:

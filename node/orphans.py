@@ -26,6 +26,7 @@ from db import audit, retention
 from db.errors import StorageFull
 from db.session import Record
 from node import storage
+from node.commitment import MALFORMED
 from node.settings import Settings
 
 log = structlog.get_logger(__name__)
@@ -166,7 +167,7 @@ def _uids(path: Path) -> tuple[str, str] | None:
         return str(meta.MediaStorageSOPClassUID), str(meta.MediaStorageSOPInstanceUID)
     except FileNotFoundError:
         return None
-    except (InvalidDicomError, AttributeError, EOFError, ValueError):
+    except (*MALFORMED, InvalidDicomError, EOFError):
         # It may be one that the record names, damaged: nobody but a person removes it.
         log.warning("stored_file_unreadable", file=path.name)
         return None

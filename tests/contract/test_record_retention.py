@@ -143,6 +143,7 @@ def test_a_person_has_something_deleted_out_of_quarantine(record: Record) -> Non
         assert begun is begins
     with record.read() as session:
         assert deletions.open_count(session) == 2
+        assert aside.set_aside(session) == []
         assert files.going_files(session) == {"instances/2.dcm", "quarantine/1.dcm"}
         assert [one.path for one in files.named_files(session)] == ["instances/1.dcm", "results/1.dcm"]
     # It comes again before its file is gone.

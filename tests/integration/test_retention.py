@@ -140,13 +140,16 @@ def test_what_no_row_names_goes_after_a_month_and_what_is_new_or_named_stays(
     age(settings.data_dir, {lost, *named}, days=31)
     young = stored_image(settings.data_dir, 3, f"{STUDY}.3").path
     # Whose meta information cannot be read may be one that the record names: it is left to a person.
-    broken = storage.derived_path(storage.INSTANCES, "broken").as_posix()
-    storage.store_bytes(settings.data_dir, Path(broken), b"broken")
-    age(settings.data_dir, {broken}, days=31)
+    broken, damaged, cut = (storage.derived_path(storage.INSTANCES, name).as_posix() for name in ("b", "d", "c"))
+    whole = (settings.data_dir / young).read_bytes()
+    unknown_vr = whole.replace(b"\2\0\2\0UI", b"\2\0\2\0\x55\xeb")
+    for path, data in ((broken, b"broken"), (damaged, unknown_vr), (cut, whole[:134])):
+        storage.store_bytes(settings.data_dir, Path(path), data)
+    age(settings.data_dir, {broken, damaged, cut}, days=31)
     orphans = Orphans(settings, record)
     before = utcnow() - timedelta(days=30)
     assert sum(orphans.look_at_next(before) for _ in range(2 * len(files_below(settings.data_dir)) + 2)) == 1
-    assert files_below(settings.data_dir) == {*named, older, young, broken}
+    assert files_below(settings.data_dir) == {*named, older, young, broken, damaged, cut}
     (told,) = events(record, "instances_deleted")
     assert (told.detail["what"], told.detail["files"]) == ("orphans", 1)
 
