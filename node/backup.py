@@ -101,6 +101,8 @@ def _copy_record(source: Path, target: Path) -> Record:
     """A whole database of one moment, whatever is written meanwhile."""
     partial = target / f"{RECORD}.partial"
     partial.unlink(missing_ok=True)
+    # Its own rights, whatever those of the folder: an empty file is written into.
+    partial.touch(mode=0o600)
     connection = sqlite3.connect(source, isolation_level=None)
     try:
         connection.execute("VACUUM INTO ?", (str(partial),))

@@ -71,7 +71,8 @@ def _remove(settings: Settings, going: Going) -> int:
     if not settings.data_dir.is_dir():
         raise StorageFull(f"the data folder {settings.data_dir} is not there; mount it")
     until = time.monotonic() + _WORK_S
-    paths, count = iter(going.paths), 0
+    # By folder, each of which is synced for every batch that has files in it: receiving waits for the same disk.
+    paths, count = iter(sorted(going.paths)), 0
     while batch := list(islice(paths, _AT_ONCE)):
         if time.monotonic() > until:
             raise StorageFull(f"removing {len(going.paths)} files took more than {_WORK_S:.0f} s; it goes on later")
