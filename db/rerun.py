@@ -15,7 +15,6 @@ from db.domain import NewJob, NewRevision
 from db.states import JobState, StudyState
 from db.tables import Job, Revision, RevisionInstance, RoutingDecision, Study
 
-_WITHOUT_IMAGES = frozenset({StudyState.DELETING, StudyState.CLEARED, StudyState.DELETED})
 _HERE = frozenset({StudyState.RECEIVING, StudyState.COMPLETE})
 _FINISHED = frozenset({JobState.DONE, JobState.NOT_ANALYSED})
 
@@ -24,7 +23,7 @@ _FINISHED = frozenset({JobState.DONE, JobState.NOT_ANALYSED})
 class Rerun:
     """opened: revisions that are read anew. retried: parked jobs queued again. left: jobs that are under way anyway.
 
-    gone: nothing can be done, its images are deleted.
+    gone: of what was finished, something cannot be read again: its images are deleted.
     """
 
     opened: int = 0
@@ -38,29 +37,36 @@ class Rerun:
 
 
 def rerun(session: Session, study_instance_uid: str, *, actor: str) -> Rerun | None:
-    """Read a study again; None where none of that UID was received, or its images are deleted.
+    """Read a study again; None where none of that UID was received.
+
+    A revision whose images are deleted stays as it is, also where later images have opened the study anew.
 
     Whoever else asks for the same at the same moment waits, and then finds the jobs queued.
     """
     held = select(Study).where(Study.study_instance_uid == study_instance_uid).with_for_update()
     study = session.scalars(held).one_or_none()
-    if study is None or study.state in _WITHOUT_IMAGES:
+    if study is None:
         return None
     if study.state not in _HERE:
         return Rerun(gone=True)
     opened = retried = left = 0
+    gone = False
     for revision in _current(session, study.id):
         work = list(session.scalars(select(Job).where(Job.revision_id == revision.id).order_by(Job.created_at, Job.id)))
         if work and all(job.state in _FINISHED for job in work):
-            studies.open_again(session, study.id, study_instance_uid, _again(session, revision, work), actor=actor)
-            opened += 1
+            again = _again(session, revision, work)
+            if again.instance_ids:
+                studies.open_again(session, study.id, study_instance_uid, again, actor=actor)
+                opened += 1
+            else:
+                gone = True
             continue
         for job in work:
             if job.state is JobState.PARKED and jobs.retry(session, job.id, actor=actor):
                 retried += 1
             elif job.state in {JobState.QUEUED, JobState.RUNNING}:
                 left += 1
-    done = Rerun(opened, retried, left)
+    done = Rerun(opened, retried, left, gone)
     if done.changed:
         audit.note(session, "study_rerun", actor=actor, subject=study_instance_uid, revisions=opened, retried=retried)
     return done

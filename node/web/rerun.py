@@ -42,6 +42,8 @@ def rerun_study(request: Request, principal: Rerunner, uid: str) -> RerunAnswer:
     done = _rerun(request, principal, uid)
     if done is None:
         raise Problem(404, "no study of that UID was received")
+    if done.gone and not (done.changed or done.left):
+        raise Problem(409, "its images are deleted: there is nothing to read again")
     return RerunAnswer(revisions=done.opened, retried=done.retried, under_way=done.left)
 
 

@@ -12,7 +12,7 @@ from db import audit, deletions, deliveries, hl7_spool, jobs, leftovers, retenti
 from db.audit import Wanted
 from db.domain import Intake
 from db.errors import ConflictError
-from db.rerun import rerun
+from db.rerun import Rerun, rerun
 from db.session import Record
 from db.states import DeliveryState, InstanceState, JobState, StudyState
 from db.tables import Delivery, Instance, Job, Result, RevisionInstance, RoutingDecision, Series, Study
@@ -81,7 +81,12 @@ def test_images_go_and_what_was_found_in_them_stays(record: Record) -> None:
     assert (told.actor, told.subject, told.detail["reason"]) == ("retention", uid, "kept long")
     assert told.detail["sop_classes"] == {records.CR: {"count": 1, "uids": [f"{STUDY}.1.1"]}}
     with record.write() as session:
-        assert rerun(session, uid, actor="anna") is None
+        assert rerun(session, uid, actor="anna") == Rerun(gone=True)
+    # A later image opens the study anew; what was read before still has no image to be read again.
+    receive(record, image(2, uid))
+    assert state_of(record) is StudyState.RECEIVING
+    with record.write() as session:
+        assert rerun(session, uid, actor="anna") == Rerun(gone=True)
 
 
 def park(record: Record) -> None:
