@@ -131,13 +131,17 @@ def history(
 
 
 def stored_file(session: Session, study_instance_uid: str, sop_instance_uid: str) -> str | None:
-    """The path, relative to the data folder, of a received image of that study; None where there is none."""
+    """The path, relative to the data folder, of a received image of that study; None where there is none.
+
+    A result of this node that came back from a peer is none: it tells what a model says.
+    """
     query = (
         select(Instance.path)
         .join(Study, Study.id == Instance.study_id)
         .where(
             Study.study_instance_uid == study_instance_uid,
             Instance.sop_instance_uid == sop_instance_uid,
+            Instance.own_result.is_(False),
             Instance.state != InstanceState.QUARANTINED,
         )
     )

@@ -215,6 +215,7 @@ def test_every_change_gives_another_mark_and_none_the_same(record: Record) -> No
 def test_a_study_in_detail(record: Record) -> None:
     job_id = queued_job(record, "5.1", 1)
     receive(record, image(2, "5.1", patient_id="SOMEBODY-ELSE"), image(3, "5.2"))
+    receive(record, image(4, "5.1", own_result=True))
     view = load(record, "5.1").instances[0]
     refused = InstanceOutcome(view.id, InstanceState.NOT_ANALYSED, "lateral view")
     made = result(1, study="5.1")
@@ -227,6 +228,7 @@ def test_a_study_in_detail(record: Record) -> None:
         path = study_details.stored_file(session, "5.1", shown.sop_instance_uid)
         assert study_details.stored_file(session, "5.2", shown.sop_instance_uid) is None
         assert study_details.stored_file(session, "5.1", f"{STUDY}.1.2") is None
+        assert study_details.stored_file(session, "5.1", f"{STUDY}.1.4") is None
         others = study_details.history(session, "5.2", [])
     assert {event for _, event, _, _ in others} <= {"instances_received"}
     assert (shown.state, shown.reason, shown.rows) == (InstanceState.NOT_ANALYSED, "lateral view", 2)
