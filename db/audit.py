@@ -109,11 +109,18 @@ def count_by_class(instances: Iterable[tuple[str, str]]) -> dict[str, dict[str, 
     return {name: {"count": len(uids), **({"uids": uids} if few else {})} for name, uids in sorted(classes.items())}
 
 
-def entries(session: Session, wanted: Wanted, *, limit: int | None = None, newest: bool = False) -> Iterator[Entry]:
-    """What matches, oldest first unless `newest`; streamed, so that millions of rows need no memory."""
+def entries(
+    session: Session, wanted: Wanted, *, limit: int | None = None, newest: bool = False, after: int = 0
+) -> Iterator[Entry]:
+    """What matches, oldest first unless `newest`; streamed, so that millions of rows need no memory.
+
+    after: only rows of a greater id.
+    """
     query = narrowed(
         select(Audit, AuditLink.position, AuditLink.digest).outerjoin_from(Audit, AuditLink, _SAME), wanted
     )
+    if after:
+        query = query.where(Audit.id > after)
     query = query.order_by(Audit.id.desc() if newest else Audit.id)
     if limit is not None:
         query = query.limit(limit)

@@ -6,6 +6,7 @@ Two things can be done there: a peer is asked for an echo, and what was given up
 from __future__ import annotations
 
 import shutil
+import threading
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Annotated, Any
@@ -31,6 +32,9 @@ Operator = Annotated[Principal, Depends(Access(Permission.OPERATIONS_READ))]
 Caller = Annotated[Principal, Depends(Access(Permission.PEERS_ECHO))]
 Mender = Annotated[Principal, Depends(Access(Permission.WORK_RETRY))]
 Form = Annotated[dict[str, str], Depends(read_form)]
+# Each keeps a thread that other pages need, for as long as a peer that does not answer lets it wait.
+_MOST_ECHOES = 4
+_echoes = threading.BoundedSemaphore(_MOST_ECHOES)
 HOUR, DAY = timedelta(hours=1), timedelta(hours=24)
 
 
@@ -144,7 +148,12 @@ def echo_peer(request: Request, principal: Caller, name: str) -> Response:
     peer = context.settings.peers.get(name)
     if peer is None:
         raise Problem(404, "no peer of that name is configured")
-    answer = scu.echo(peer, context.settings)
+    if not _echoes.acquire(blocking=False):
+        raise Problem(503, "other peers are being asked; try again", {"Retry-After": "10"})
+    try:
+        answer = scu.echo(peer, context.settings)
+    finally:
+        _echoes.release()
     return context.pages.render("echo.html", request, principal=principal, name=name, peer=peer, answer=answer)
 
 

@@ -20,6 +20,8 @@ from node.web.problems import Problem
 Operator = Annotated[Principal, Depends(Access(Permission.OPERATIONS_READ))]
 # As the settings want it of an AE title.
 Calling = Annotated[str, Query(max_length=16, pattern=r"^[^\\\x00-\x1f\x7f]*$")]
+# Beyond what a header takes; held in memory, and walked through by the process that serves the pages.
+_MOST_INFLATED_BYTES = 4 << 20
 # What routing looks at and a person may see: descriptions are typed by people and may name a patient.
 SHOWN = ("sop_class_uid", "modality", "body_part", "view_position", "calling_ae", "age_years", "rows", "columns")
 
@@ -37,7 +39,7 @@ async def try_file(request: Request, principal: Operator, calling_ae: Calling = 
 def _tried(request: Request, principal: Principal, data: bytes, calling_ae: str) -> Response:
     context = context_of(request)
     try:
-        found = header.read_header(BytesIO(data))
+        found = header.read_header(BytesIO(data), max_inflate_bytes=_MOST_INFLATED_BYTES)
     except HeaderError as error:
         raise Problem(422, f"that is no DICOM file whose header can be read: {error}") from error
     facts = header.facts(found, calling_ae)

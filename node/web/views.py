@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Annotated
 from urllib.parse import parse_qsl, urlencode
 
-from fastapi import Depends, FastAPI, Request, Response
+from fastapi import Depends, FastAPI, Path, Request, Response
 from fastapi.responses import RedirectResponse
 
 from db import saved_views
@@ -18,6 +18,8 @@ from node.web.problems import Problem
 
 Reader = Annotated[Principal, Depends(Access(Permission.STUDIES_READ))]
 Form = Annotated[dict[str, str], Depends(read_form)]
+# What the record's keys can be.
+Key = Annotated[int, Path(ge=1, lt=2**63)]
 KEPT = ("state", "priority", "modality", "model", "delivery", "positive")
 LONGEST_NAME = 40
 _LONGEST_VALUE = 64
@@ -51,7 +53,7 @@ def keep(request: Request, principal: Reader, form: Form) -> Response:
     return RedirectResponse(f"/?{query}", 303)
 
 
-def remove(request: Request, principal: Reader, view: int) -> Response:
+def remove(request: Request, principal: Reader, view: Key) -> Response:
     """Forget one of one's own views."""
     with context_of(request).record.write() as session:
         known = saved_views.drop(session, principal.actor, view)

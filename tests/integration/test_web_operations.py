@@ -5,19 +5,25 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+import socket
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
+from pydicom import dcmread
+from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from db import audit, deliveries, model_versions, readings
 from db.model_versions import NewModelVersion
 from db.readings import NewReading
 from models.registry import SHIPPED, load_bundle
 from node.settings import Peer, Settings
+from node.web import audit_page
 from node.web.app import create_app
 from tests.support.dcmtk import storescp
 from tests.support.listening import chest_file
@@ -95,6 +101,44 @@ def test_a_peer_is_asked_for_an_echo_and_no_address_of_a_form(ward: Site) -> Non
         assert post(browser, "/operations/peers/EVIL@192.0.2.1:104/echo").status_code == 404
 
 
+# A-ASSOCIATE-RJ, for good, by the service user, without a reason (PS3.8 table 9-21).
+REFUSED = bytes.fromhex("03 00 00000004 00 01 01 01")
+
+
+def test_peers_that_do_not_answer_leave_threads_for_other_pages(ward: Site) -> None:
+    asked, may_answer = threading.Semaphore(0), threading.Event()
+
+    def answer_late(peer: socket.socket) -> None:
+        with peer:
+            if peer.recv(1):
+                asked.release()
+                may_answer.wait(30)
+                peer.sendall(REFUSED)
+                while peer.recv(4096):
+                    pass
+
+    def listen(quiet: socket.socket) -> None:
+        while True:
+            try:
+                peer, _ = quiet.accept()
+            except OSError:
+                return
+            threading.Thread(target=answer_late, args=(peer,), daemon=True).start()
+
+    with socket.create_server(("127.0.0.1", 0)) as quiet, ThreadPoolExecutor(4) as pool:
+        threading.Thread(target=listen, args=(quiet,), daemon=True).start()
+        with_peers(ward, mute=Peer(ae_title="MUTE", host="127.0.0.1", port=quiet.getsockname()[1]))
+        browser = ward.logged_in("ada", "pacs-admin")
+        token = {"csrf_token": csrf_of(browser.get("/").text)}
+        first = [pool.submit(browser.post, "/operations/peers/mute/echo", data=token) for _ in range(4)]
+        assert all(asked.acquire(timeout=20) for _ in first)
+        assert browser.post("/operations/peers/mute/echo", data=token).status_code == 503
+        may_answer.set()
+        assert {one.result().status_code for one in first} == {200}
+        assert browser.post("/operations/peers/mute/echo", data=token).status_code == 200
+        quiet.shutdown(socket.SHUT_RDWR)
+
+
 def test_the_rule_tester_explains_and_keeps_nothing(ward: Site) -> None:
     file = chest_file(
         ward.settings.data_dir, "elsewhere.dcm", PatientName="Doe^Jane", StudyDescription="Jane Doe chest"
@@ -109,6 +153,11 @@ def test_the_rule_tester_explains_and_keeps_nothing(ward: Site) -> None:
     for told in ("chest-radiographs", "matches", "modality", "CT1", MODEL):
         assert told in whole.text, told
     assert "Jane" not in whole.text
+    bomb = dcmread(file)
+    bomb.PixelData, bomb.file_meta.TransferSyntaxUID = bytes(5 << 20), DeflatedExplicitVRLittleEndian
+    bomb.save_as(file)
+    bombed = browser.post(address, content=file.read_bytes(), headers=headers)
+    assert (bombed.status_code, "too large" in bombed.text) == (422, True)
     refused = browser.post(address, content=b"no dicom at all", headers=headers)
     assert refused.status_code == 422
     assert browser.post(address, content=file.read_bytes()).status_code == 403
@@ -173,6 +222,19 @@ def test_a_models_page_tells_its_card_agreement_and_drift(ward: Site) -> None:
     assert "No reader has judged" in shipped
     assert browser.get(f"/models/{MODEL}/0.0.1").status_code == 404
     assert browser.get("/models/..%2F..%2Fetc/passwd").status_code == 404
+
+
+def test_an_export_in_several_reads_is_whole_and_in_order(ward: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(audit_page, "EXPORT_ROWS", 2)
+    with ward.record.write() as session:
+        for number in range(5):
+            audit.note(session, "study_viewed", actor="ada", subject=f"5.{number}")
+            audit.note(session, "logout", actor="ada")
+    browser = ward.logged_in("aud", "auditor")
+    for export in ("jsonl", "csv"):
+        told = browser.get(f"/audit/export?event=study_viewed&format={export}").text.splitlines()
+        rows = csv.DictReader(told) if export == "csv" else map(json.loads, told)
+        assert [row["subject"] for row in rows] == [f"5.{number}" for number in range(5)]
 
 
 def test_an_auditor_filters_and_exports_and_that_is_on_record(ward: Site) -> None:

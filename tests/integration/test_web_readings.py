@@ -11,7 +11,7 @@ import pytest
 from fastapi.testclient import TestClient
 from pydantic import ValidationError
 
-from db import readings
+from db import deletions, readings
 from db.readings import ReadingView
 from node.settings_web import Web
 from tests.support.web import Site, csrf_of, site
@@ -144,6 +144,7 @@ def test_a_view_is_kept_without_the_patient_and_only_for_its_owner(ward: Site) -
     assert post(ada, "/views", name="Nothing", query="q=Doe").status_code == 422
     assert post(ada, "/views", name="", query="priority=stat").status_code == 422
     assert post(ward.logged_in("eve", "radiologist"), "/views/1/remove").status_code == 404
+    assert post(ada, f"/views/{2**63}/remove").status_code == 422
     assert post(ada, "/views/1/remove").status_code == 303
     assert "Nights" not in ada.get("/").text
 
@@ -171,6 +172,11 @@ def test_ticked_studies_are_read_again(ward: Site) -> None:
     again = ward.browser().post(f"/api/v1/studies/{made.study}/rerun", headers=program)
     assert again.json() == {"revisions": 0, "retried": 0, "under_way": 1}
     assert ward.browser().post("/api/v1/studies/5.5/rerun", headers=program).status_code == 404
+    with ward.record.write() as session:
+        deletions.begin_study(session, made.study, path_of=str, actor="anna", reason="wrong patient", force=True)
+    assert "its images are deleted" in post(ada, "/rerun", **{f"study.{made.study}": "on"}).text
+    gone = ward.browser().post(f"/api/v1/studies/{made.study}/rerun", headers=program)
+    assert (gone.status_code, "deleted" in gone.text) == (409, True)
 
 
 def test_the_viewer_is_a_link_for_those_who_may_see_what_it_needs(tmp_path: Path) -> None:
