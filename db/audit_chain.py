@@ -227,21 +227,23 @@ def _base_unfounded(session: Session, base: Head) -> str:
     return f"the chain begins after place {base.position}, and no row tells who let the older ones go"
 
 
-def prune(session: Session, *, before: datetime, actor: str, collector: str = "") -> int:
+def prune(session: Session, *, before: datetime, actor: str, collector: str = "", limit: int = 10_000) -> int:
     """Let the oldest rows go: the sealed ones in front of the first that is not older than `before`.
 
     collector: only what it has got. What remains begins with the digest of the last that went, and a new row says so.
-    Returns how many went.
+    Returns how many went; `limit` at most, because nothing else is written meanwhile.
     """
     _alone(session)
-    end = head(session)
+    base = _base(session)
+    most = min(head(session).position, base.position + limit)
     young = session.scalar(
-        select(func.min(AuditLink.position)).join(Audit, Audit.id == AuditLink.audit_id).where(Audit.at >= before)
+        select(func.min(AuditLink.position))
+        .join(Audit, Audit.id == AuditLink.audit_id)
+        .where(Audit.at >= before, AuditLink.position > base.position, AuditLink.position <= most)
     )
-    last = end.position if young is None else young - 1
+    last = most if young is None else young - 1
     if collector:
         last = min(last, cursor(session, collector))
-    base = _base(session)
     if last <= base.position:
         return 0
     sealed_as = session.scalars(select(AuditLink.digest).where(AuditLink.position == last)).one()

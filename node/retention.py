@@ -157,13 +157,12 @@ class Housekeeper:
             self._orphans.look_at_next(now - timedelta(days=keep.orphans_days))
         if keep.audit_days and time.monotonic() >= self._next_daily:
             self._next_daily = time.monotonic() + _DAILY_S
-            with self.record.write() as session:
-                audit_chain.prune(
-                    session,
-                    before=now - timedelta(days=keep.audit_days),
-                    actor=ACTOR,
-                    collector=self.settings.audit.collector,
-                )
+            while self._prune_audit(now - timedelta(days=keep.audit_days)):
+                pass
+
+    def _prune_audit(self, before: datetime) -> int:
+        with self.record.write() as session:
+            return audit_chain.prune(session, before=before, actor=ACTOR, collector=self.settings.audit.collector)
 
     def _spool(self) -> None:
         folder = self.settings.data_dir

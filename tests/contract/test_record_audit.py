@@ -178,15 +178,17 @@ def test_the_oldest_rows_may_go_and_the_rest_still_holds(record: Record) -> None
     seal(record)
     with record.write() as session:
         assert audit_chain.prune(session, before=border, actor="retention", collector="far") == 0
-        assert audit_chain.prune(session, before=border, actor="retention") == 8
+        # So many at once, for the sake of whoever else has to write.
+        assert audit_chain.prune(session, before=border, actor="retention", limit=5) == 5
+        assert audit_chain.prune(session, before=border, actor="retention", limit=5) == 3
         assert audit_chain.prune(session, before=border, actor="retention") == 0
     end = seal(record)
     verdict = verify(record, early, end)
-    assert (verdict.problem, verdict.begins_after, verdict.rows, end.position) == ("", 8, 5, 13)
+    assert (verdict.problem, verdict.begins_after, verdict.rows, end.position) == ("", 8, 6, 14)
     with record.read() as session:
         told = audit.latest(session, Wanted(events=("audit_pruned",)))
     assert told is not None
-    assert told.detail == {"up_to": 8, "digest": early.digest, "rows": 8}
+    assert told.detail == {"up_to": 8, "digest": early.digest, "rows": 3}
 
 
 def test_entries_are_found_by_what_is_asked_for(record: Record) -> None:
