@@ -13,7 +13,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from db.domain import Intake, NewInstance, NewRefusal
 from db.errors import RefusedError, RetriableError, StorageFull, StudyGoing
 from db.intake import record_refusal
-from db.retention import aside_bytes
+from db.retention import aside_bytes, is_named
 from db.session import Record
 from db.states import RefusalKind
 from node import storage
@@ -163,12 +163,16 @@ class Receiver:
 
     def _set_aside(self, arrival: Arrival, new: NewInstance) -> None:
         stored = self.settings.data_dir / new.path
+        identity = f"{arrival.sop_instance_uid}:{new.sha256}"
+        place = storage.derived_path(storage.QUARANTINE, identity).as_posix()
         with self.record.read() as session:
-            lies = aside_bytes(session)
-        if lies + new.size_bytes > self.settings.retention.aside_max_bytes:
+            # What lies there already takes no more room, and its sender is not to try for ever.
+            more = 0 if is_named(session, place, arrival.sop_instance_uid) else new.size_bytes
+            lies = aside_bytes(session) if more else 0
+        if lies + more > self.settings.retention.aside_max_bytes:
             storage.remove([stored])
             raise StorageFull(_NO_ROOM)
-        aside = storage.quarantine(self.settings.data_dir, stored, f"{arrival.sop_instance_uid}:{new.sha256}")
+        aside = storage.quarantine(self.settings.data_dir, stored, identity)
         reason = "another object with this SOP Instance UID is stored already; this one is kept aside"
         conflict = replace(
             _refusal(arrival, Status.SUCCESS, reason),

@@ -40,6 +40,17 @@ def test_images_come_again_once_their_study_is_gone(tmp_path: Path) -> None:
         assert all((listener.settings.data_dir / path).is_file() for path in paths)
 
 
+def test_what_lies_in_a_full_quarantine_already_may_come_again(tmp_path: Path) -> None:
+    uid = generate_uid()
+    mine = chest_file(tmp_path, SOPInstanceUID=uid)
+    other = chest_file(tmp_path, "o.dcm", SOPInstanceUID=uid, PixelData=b"\1" * 4096)
+    room = other.stat().st_size * 3 // 2
+    with running(tmp_path, f"[limits]\nmin_free_bytes = 0\n[retention]\naside_max_bytes = {room}\n") as listener:
+        for file in (mine, other, other):
+            assert SUCCESS in storescu(listener.port, file).stdout
+        assert len(list((listener.settings.data_dir / "quarantine").rglob("*.dcm"))) == 1
+
+
 def test_a_full_quarantine_leaves_images_with_their_sender(tmp_path: Path) -> None:
     study = generate_uid()
     mine = chest_file(tmp_path, StudyInstanceUID=study)
