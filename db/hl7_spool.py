@@ -13,7 +13,7 @@ from typing import Any
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
-from db import audit, deliveries, outbox
+from db import audit, deliveries, identities, outbox
 from db.domain import DueDelivery
 from db.hl7_tables import SpooledMessage
 from db.order_tables import Order
@@ -39,7 +39,8 @@ class Spooled:
 class Matter:
     """What a message is about: a finished job, and what orders say of its study. Protected health information.
 
-    summary: as the job left it. placer_number, filler_number, procedure: "" where no HL7 order names the accession.
+    summary: as the job left it. placer_number, filler_number, procedure: "" where no HL7 order names the accession and
+    the patient.
     """
 
     study_id: int
@@ -154,9 +155,16 @@ def matter(session: Session, delivery_id: int) -> Matter:
     ).one()
     numbers = {}
     if study.accession_number:
+        heeded = identities.current(session, study.id)
+        # By the numbers of another patient's order the receiver would file the result with that patient.
+        patients = {study.patient_id, *([] if heeded is None else [heeded.identity.patient_id])} - {""}
         order = session.scalars(
             select(Order)
-            .where(Order.accession_number == study.accession_number, Order.placer_number != "")
+            .where(
+                Order.accession_number == study.accession_number,
+                Order.patient_id.in_(patients),
+                Order.placer_number != "",
+            )
             .order_by(Order.changed_at.desc(), Order.id.desc())
             .limit(1)
         ).one_or_none()

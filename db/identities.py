@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
 
-from sqlalchemy import func, select, update
+from sqlalchemy import CompoundSelect, func, select, union_all, update
 from sqlalchemy.orm import Session
 
 from db import audit
@@ -76,16 +76,27 @@ def change(session: Session, told: Change, *, messages_to: Collection[str] = ())
 
     messages_to: destinations that are told of results by messages, which are written when they are sent.
     """
-    mine = select(Study).where(_is_of(told.superseded_id)).order_by(Study.id).with_for_update()
-    reached = [_change_study(session, study, told, messages_to) for study in session.scalars(mine).all()]
+    # Orders first, as whoever matches them with studies does: the other way round two could wait for each other.
     _change_orders(session, told.superseded_id, told.identity)
+    mine = select(Study).where(Study.id.in_(_once_of(told.superseded_id))).order_by(Study.id).with_for_update()
+    reached = [
+        _change_study(session, study, told, messages_to)
+        for study in session.scalars(mine).all()
+        if _patient_today(session, study) == told.superseded_id
+    ]
     return Reached(sum(applied for applied, _ in reached), sum(finished > 0 for _, finished in reached))
 
 
-def _is_of(patient_id: str) -> Any:
-    """Studies whose images name that patient, or whose work was given that id by an earlier change."""
+def _once_of(patient_id: str) -> CompoundSelect[Any]:
+    """Ids of studies whose images name that patient, or that an earlier change gave that id: each by its index."""
     changed = select(IdentityChange.study_id).where(IdentityChange.patient_id == patient_id)
-    return (Study.patient_id == patient_id) | Study.id.in_(changed)
+    return union_all(select(Study.id).where(Study.patient_id == patient_id), changed)
+
+
+def _patient_today(session: Session, study: Study) -> str:
+    """Whose a study is now. A late word on an identifier that was merged away must not bring that one back."""
+    heeded = current(session, study.id)
+    return study.patient_id if heeded is None else heeded.identity.patient_id or study.patient_id
 
 
 def _change_study(session: Session, study: Study, told: Change, messages_to: Collection[str]) -> tuple[bool, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -176,6 +177,7 @@ def test_the_matter_of_a_message_is_the_job_and_its_order(record: Record) -> Non
         session.execute(update(Study).values(accession_number="A-1"))
         session.execute(update(Job).values(summary={"images": [{"analysed": True}]}))
         delivery_id = session.scalars(select(Delivery.id).where(Delivery.destination == "ris")).one()
+        orders.tell(session, replace(ORDER, source="hl7:other", patient_id="ID-9", placer_number="P-9"))
         bare = hl7_spool.matter(session, delivery_id)
         orders.tell(session, ORDER)
         matter = hl7_spool.matter(session, delivery_id)
@@ -266,6 +268,22 @@ def test_merges_follow_one_another_and_an_update_reaches_whoever_was_merged(reco
         identities.require_unchanged(session, STUDY, heeded)
         with pytest.raises(identities.IdentityChanged):
             identities.require_unchanged(session, STUDY, None)
+
+
+def test_a_late_word_on_an_identifier_that_was_merged_away_does_not_bring_it_back(record: Record) -> None:
+    receive(record, image(1))
+    with record.write() as session:
+        study_id = session.scalars(select(Study.id)).one()
+        identities.change(session, merge())
+        identities.change(session, merge("ID-2", patient_id="ID-3"))
+        for late in ("ID-1", "ID-2"):
+            news = Change(late, Identity(late, name="Roe^Ann"), "update", "ADT^HOSP", "91")
+            assert identities.change(session, news) == Reached(0, 0)
+        heeded = identities.current(session, study_id)
+        assert heeded is not None
+        assert heeded.identity == Identity("ID-3")
+        # Undone, on the other hand, it is.
+        assert identities.change(session, merge("ID-3", patient_id="ID-1")) == Reached(1, 0)
 
 
 @pytest.mark.parametrize("waits", [True, False])
