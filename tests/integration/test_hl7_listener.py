@@ -150,6 +150,21 @@ def test_a_record_that_is_away_has_the_message_sent_again(settings: Settings, re
         assert code(send(ORDER.format("1"))) == ("AA", "1")
 
 
+def test_what_the_record_does_not_take_is_to_be_sent_again(settings: Settings, record: Record) -> None:
+    with serving(settings, record) as port, hl7_peer.sender(port) as send:
+        with record.engine.begin() as connection:
+            refuse = "CREATE TRIGGER refuse BEFORE INSERT ON orders BEGIN SELECT RAISE(ABORT, 'ID-1'); END"
+            connection.exec_driver_sql(refuse)
+        answer = send(ORDER.format("1"))
+        assert code(answer) == ("AE", "1")
+        assert "ID-1" not in str(answer)
+        with record.engine.begin() as connection:
+            connection.exec_driver_sql("DROP TRIGGER refuse")
+        assert code(send(ORDER.format("1"))) == ("AA", "1")
+    with record.read() as session:
+        assert session.scalars(select(Order.accession_number)).all() == ["ACC-1"]
+
+
 @pytest.mark.parametrize(
     "data",
     [

@@ -73,11 +73,21 @@ def test_each_order_of_a_message_counts_and_some_are_taken_back() -> None:
         (PID, f"ORC|NW|1|{'F' * 65}"),
         ("PID|1||^^^HOSP", "ORC|NW|1|F-1"),
         (PID, *["ORC|NW|1|F-1"] * 201),
+        (PID, "ORC|NW|1|F-1", PID, "ORC|NW|2|F-2"),
     ],
 )
 def test_an_order_that_names_nothing_is_refused(segments: tuple[str, ...]) -> None:
     with pytest.raises(UnusableMessage):
         inbound.orders(message("ORM^O01", *segments), "hl7:RIS")
+
+
+def test_an_orders_patient_is_named_by_the_authority_that_counts() -> None:
+    told = message("ORM^O01", PID, "ORC|NW|1|F-1")
+    for authority, patient in (("HOSP", "ID-1"), ("OTHER", "PID-9"), ("", "PID-9")):
+        ((order,), _) = inbound.orders(told, "hl7:RIS", authority)
+        assert order.patient_id == patient
+    with pytest.raises(UnusableMessage):
+        inbound.orders(message("ORM^O01", "PID|1|ID-1|ID-1^^^OTHER", "ORC|NW|1|F-1"), "hl7:RIS", "HOSP")
 
 
 def test_a_merge_names_who_goes_and_who_stays_by_one_authority() -> None:

@@ -38,22 +38,27 @@ _UID = re.compile(r"[0-9.]{1,64}")
 _MOST_ORDERS = 200
 
 
-def orders(message: Message, source: str) -> tuple[list[NewOrder], list[NewOrder]]:
-    """The orders that a message gives or changes, and those it takes back. Raises UnusableMessage."""
+def orders(message: Message, source: str, authority: str = "") -> tuple[list[NewOrder], list[NewOrder]]:
+    """The orders that a message gives or changes, and those it takes back. authority: as of `changes`.
+
+    Raises UnusableMessage.
+    """
     patient = message.first("PID")
     if patient is None:
         raise UnusableMessage("the order has no PID segment")
+    if len(message.groups("PID")) > 1:
+        raise UnusableMessage("the message has several PID segments; whose each of its orders is cannot be told")
     groups = message.groups("ORC")
     if not groups:
         raise UnusableMessage("the order has no ORC segment")
     if len(groups) > _MOST_ORDERS:
         raise UnusableMessage(f"the message has more than {_MOST_ORDERS} orders")
-    told = [(group[0].get(1).upper(), _order(patient, group, message, source)) for group in groups]
+    told = [(group[0].get(1).upper(), _order(patient, group, message, source, authority)) for group in groups]
     given = [order for control, order in told if control not in _WITHDRAWN]
     return given, [order for control, order in told if control in _WITHDRAWN]
 
 
-def _order(patient: Segment, group: Sequence[Segment], message: Message, source: str) -> NewOrder:
+def _order(patient: Segment, group: Sequence[Segment], message: Message, source: str, authority: str) -> NewOrder:
     orc = group[0]
     obr, ipc, tq1, zds = (
         next((one for one in group if one.name == name), None) for name in ("OBR", "IPC", "TQ1", "ZDS")
@@ -61,7 +66,9 @@ def _order(patient: Segment, group: Sequence[Segment], message: Message, source:
     zds = zds or message.first("ZDS")
     filler = orc.get(3) or _of(obr, 3)
     accession = _of(ipc, 1) or _of(obr, 18) or filler
-    identifier = identity_of(patient.repetitions(3), patient.delimiters)[0] or patient.get(2)
+    identifier = identity_of(patient.repetitions(3), patient.delimiters, authority)[0]
+    # PID-2 names no authority.
+    identifier = identifier or ("" if authority else patient.get(2))
     if not accession or len(accession) > _LONGEST:
         raise UnusableMessage("an order has no usable accession number (IPC-1, OBR-18 or the filler number)")
     if not identifier or len(identifier) > _LONGEST:

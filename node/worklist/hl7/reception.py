@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 import structlog
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from db import audit, hl7_received, identities, orders
@@ -84,6 +85,10 @@ class Reception:
         except RetriableError as error:
             log.warning("message_put_off", peer_address=address, reason=str(error))
             return self._acknowledge(head, "AE", _error(_INTERNAL, "the record does not answer; send it again"))
+        except SQLAlchemyError as error:
+            # Two connections told of the same thing at once; what the database says of it quotes the message.
+            log.error("message_not_recorded", peer_address=address, cause=type(error).__name__)
+            return self._acknowledge(head, "AE", _error(_INTERNAL, "the record did not take it; send it again"))
         log.info("message_taken", kind=message.kind, peer_address=address, outcome=outcome)
         return self._acknowledge(head, "AA")
 
@@ -120,7 +125,7 @@ class Reception:
 
     def _do(self, session: Session, message: Message, head: _Head, address: str) -> str:
         if message.kind in inbound.ORDERS:
-            return _keep_orders(session, message, head, address)
+            return _keep_orders(session, message, head, address, self._settings.hl7.listener.assigning_authority)
         listener = self._settings.hl7.listener
         reached = [
             identities.change(session, change, messages_to=list(self._settings.hl7.destinations))
@@ -179,9 +184,9 @@ def _digest(message: Message) -> str:
     return hashlib.sha256("\r".join(said).encode()).hexdigest()
 
 
-def _keep_orders(session: Session, message: Message, head: _Head, address: str) -> str:
+def _keep_orders(session: Session, message: Message, head: _Head, address: str, authority: str) -> str:
     source = f"hl7:{head.application}"[:64]
-    given, withdrawn = inbound.orders(message, source)
+    given, withdrawn = inbound.orders(message, source, authority)
     for order in given:
         orders.tell(session, order)
     gone = sum(orders.withdraw(session, order) for order in withdrawn)
