@@ -85,13 +85,21 @@ def fit_gate(
     Raises DatasetError for too few images, or features that are no numbers.
     """
     judged = features if held_out is None else held_out
-    if min(len(features), len(judged)) < FEWEST_IMAGES:
-        raise DatasetError(f"a gate needs {FEWEST_IMAGES} images at least, not {min(len(features), len(judged))}")
+    require_enough(min(len(features), len(judged)))
     if not (np.isfinite(features).all() and np.isfinite(judged).all()):
         raise DatasetError("a gate cannot be fitted: the features hold values that are no numbers")
     gate = _fit(features, components)
     distances = _out_of_fold(features, components, seed) if held_out is None else gate.scores(held_out)
     return FittedGate(gate, float(np.quantile(distances, quantile, method="higher")), quantile)
+
+
+def require_enough(images: int) -> None:
+    """images: of the training or of the held-out ones, whichever are fewer. Raises DatasetError for too few."""
+    if images < FEWEST_IMAGES:
+        raise DatasetError(
+            f"a gate needs {FEWEST_IMAGES} images in training and as many held out, not {images}; without a gate set "
+            "bundle.gate_quantile to 0"
+        )
 
 
 def _fit(features: FloatArray, components: int) -> Gate:

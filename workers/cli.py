@@ -42,7 +42,9 @@ def worker(
 def analyze(
     paths: Annotated[list[Path], typer.Argument(metavar="PATH…", help="DICOM files or folders of them.")],
     out_dir: Annotated[Path, typer.Option("--out", help="Folder for the reports, the pictures and result.json.")],
-    model: Annotated[str, typer.Option(help="Id of the model that reads them.")] = "cxr-pneumonia",
+    model: Annotated[
+        str, typer.Option(help="Id of the model: one that came with radnode, or of a folder in work.model_dirs.")
+    ] = "cxr-pneumonia",
     config: Config = None,
     json: Json = False,
 ) -> None:

@@ -175,7 +175,7 @@ def rollback(model: Id, config: Config = None, json: Json = False) -> None:
             gone, back = model_versions.rollback(session, model, actor=_actor())
             # What is raised here undoes the change: better the version in doubt than none.
             if back is None:
-                require_bundle_in_a_folder(settings, model)
+                _require_something_before(settings, model, gone)
             else:
                 require_version_usable(settings, model_versions.find(session, model, back))
         now = f"{model} {back}" if back else f"the bundle of {model} that came with the node"
@@ -243,6 +243,16 @@ def require_bundle_in_a_folder(settings: Settings, model: str) -> None:
     """Raise ModelUnusable where no folder of the node holds a whole bundle of that id."""
     with _typed():
         registry.load(model, settings.work.model_dirs)
+
+
+def _require_something_before(settings: Settings, model: str, version: str) -> None:
+    try:
+        require_bundle_in_a_folder(settings, model)
+    except ModelUnusable as error:
+        raise ModelUnusable(
+            f"{model} cannot go back: no installed version was active before {version}, and no bundle in a folder can "
+            f"take its place ({error}); `radnode models retire` takes it out of use"
+        ) from error
 
 
 @contextmanager

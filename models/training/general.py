@@ -22,6 +22,7 @@ from models.datasets.splits import SplitSets
 from models.datasets.splits import split as split_patients
 from models.datasets.targets import matrix
 from models.errors import DatasetError, RuntimeUnavailable
+from models.gate import require_enough
 from models.training.complete import BUNDLES, Parts, TrainedPlan, Unseen, complete
 from models.training.data import read_data
 from models.training.feed import Examples
@@ -191,6 +192,9 @@ def _read(plan: Plan, folders: Folders, cache: Path, progress: Progress, divide:
     if training is None or validation is None:
         raise DatasetError("no usable image is left in training or in validation")
     _both_kinds(validation, plan)
+    if plan.bundle.gate_quantile and divide is None:
+        # Before training too; networks of a cross-validation get no gate.
+        require_enough(min(len(training), len(validation)))
     parts = Parts(training, validation, test)
     return _Read(found, split, parts, (*found.problems, *split.problems, *planes.problems))
 

@@ -186,6 +186,7 @@ def test_going_back_to_nothing_is_refused(made: Made, working: Path, monkeypatch
     done("install", made("1.0.1"))
     done("activate", "test-model", "1.0.1")
     refused(ModelUnusable, "no model 'test-model'", "rollback", "test-model")
+    refused(ModelUnusable, "no installed version was active before 1.0.1", "rollback", "test-model")
     assert states() == {"1.0.1": ("active", True)}
     monkeypatch.setenv("RADNODE_WORK__MODEL_DIRS", json.dumps([str(working.parent)]))
     assert done("rollback", "test-model")["active"] is None

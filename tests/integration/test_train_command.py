@@ -200,6 +200,15 @@ def test_validation_without_a_label_is_told_before_training(tmp_path: Path) -> N
     assert not (tmp_path / "run" / "checkpoint.npz").exists()
 
 
+def test_too_few_images_for_a_gate_are_told_before_training(tmp_path: Path) -> None:
+    draw_set(tmp_path)
+    config = written(tmp_path, {"bundle": {"gate_quantile": 0.95}})
+    done = CliRunner().invoke(app, [str(config), "--out", str(tmp_path / "run")])
+    assert done.exit_code == 1
+    assert "a gate needs 40 images" in done.stderr
+    assert not (tmp_path / "run" / "checkpoint.npz").exists()
+
+
 def test_a_folder_with_another_run_is_left_alone(tmp_path: Path) -> None:
     draw_set(tmp_path)
     out = tmp_path / "run"
