@@ -114,9 +114,10 @@ def words(name: str) -> frozenset[str]:
     """The words of a name in all its spellings, without regard to case and accents.
 
     Names are typed by people: "Doe^Jane", "DOE^JANE^^MRS" and "Doe-Smith^Jane" name one person more likely than two,
-    "Doe^Jane" and "Roe^Richard" do not.
+    "Doe^Jane" and "Roe^Richard" do not. Prefixes and suffixes are no names: many people are a "MRS" or a "Jr".
     """
-    plain = "".join(c for c in unicodedata.normalize("NFKD", name) if not unicodedata.combining(c))
+    named = "=".join("^".join(group.split("^")[:3]) for group in name.split("="))
+    plain = "".join(c for c in unicodedata.normalize("NFKD", named) if not unicodedata.combining(c))
     return frozenset(_WORD.findall(plain.casefold()))
 
 

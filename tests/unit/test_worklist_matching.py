@@ -33,6 +33,7 @@ def test_an_order_of_the_same_patient_matches_with_its_priority() -> None:
         ({"patient_id": "ID-2"}, "Patient ID"),
         ({"patient_birth_date": "19700102"}, "Patient's Birth Date"),
         ({"patient_name": "Roe^Richard"}, "Patient's Name"),
+        ({"patient_name": "Roe^Anna^^Jane"}, "Patient's Name"),
         ({"patient_id": "", "patient_name": "Roe^Richard"}, "Patient ID, Patient's Name"),
     ],
 )
