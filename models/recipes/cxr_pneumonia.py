@@ -23,6 +23,7 @@ from models.datasets.images import load_planes, read_grey, split_steps
 from models.datasets.labels import LabelledImage, read_labels
 from models.datasets.splits import Split, split_by_patient
 from models.errors import DatasetError
+from models.evaluation.drift_reference import drift_reference
 from models.evaluation.metrics import auroc, bootstrap
 from models.evaluation.report import as_json, columns_of, report
 from models.evaluation.robustness import sensitivity_to_changes
@@ -54,7 +55,7 @@ class Settings:
 
     side: int = 288
     config: TrainingConfig = field(default_factory=TrainingConfig)
-    seeds: tuple[int, ...] = (7,)
+    seeds: tuple[int, ...] = (7, 8, 9)
     folds: int = 3
 
     @property
@@ -135,7 +136,14 @@ def make(paths: Paths, settings: Settings | None = None) -> None:
     _write_golden(draft, network)
     unseen = _load(split.test, paths.data, plane_steps)
     seen, new = ((network.pooled(part.examples.images), part.examples.sources) for part in (pool, unseen))
-    _measure(draft, platt, thresholds, validated, probe=source_from_features(seen, new))
+    reference = drift_reference({LABEL: _chances(logits, platt)}, (row.view for row in pool.rows))
+    _measure(
+        draft,
+        platt,
+        thresholds,
+        {"cross_validation": validated, "reference": reference},
+        source_from_features(seen, new),
+    )
     shutil.rmtree(paths.out, ignore_errors=True)
     shutil.copytree(draft.folder, paths.out)
 
@@ -204,9 +212,7 @@ def _write_golden(draft: _Draft, network: Network) -> None:
     write_golden(draft.folder / "golden.npz", inputs, logits.numpy(), raw=raw, raw_input=raw_input)
 
 
-def _measure(
-    draft: _Draft, platt: Platt, thresholds: Thresholds, validated: Mapping[str, Any], *, probe: float
-) -> None:
+def _measure(draft: _Draft, platt: Platt, thresholds: Thresholds, known: Mapping[str, Any], probe: float) -> None:
     """Measure through the serving path, with a manifest that lacks only the figures; then write them."""
     facts = Facts(
         draft.settings.side, draft.settings.preprocessing, platt, thresholds, training=_training_record(draft)
@@ -223,7 +229,7 @@ def _measure(
     figures = report(tested.scored, thresholds.present)
     evaluation = {
         "test": figures,
-        "cross_validation": validated,
+        **known,
         "shortcuts": {
             "source_from_features_auroc_test": probe,
             "source_from_score_auroc_test": source_from_score(columns_of(tested.scored)),
