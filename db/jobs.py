@@ -63,17 +63,8 @@ def claim(session: Session, job_id: str, owner: str, *, lease_s: float, max_atte
             _note(session, "job_parked", job_id, owner, outcome="failure")
         return None
     until = now + timedelta(seconds=lease_s)
-    if not move(
-        session,
-        Job,
-        same,
-        job.state,
-        JobState.RUNNING,
-        lease_owner=owner,
-        lease_until=until,
-        attempts=job.attempts + 1,
-        started_at=now,
-    ):
+    taken = {"lease_owner": owner, "lease_until": until, "attempts": job.attempts + 1, "started_at": now}
+    if not move(session, Job, same, job.state, JobState.RUNNING, **taken):
         return None
     return _claimed(session, job, owner, until, job.attempts + 1)
 
