@@ -6,6 +6,7 @@ asks meanwhile: a report on storage commitment comes on the association that ask
 
 from __future__ import annotations
 
+import os
 import select
 import socket
 import ssl
@@ -51,6 +52,7 @@ COMMITMENT_CONTEXTS = (
 )
 """To be offered next to those of the objects; the first that is accepted is used."""
 
+_NATIVE = frozenset({EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN})
 _COMMIT_ACTION = 1
 _SUCCESS = 0x0000
 # Stored all the same: coerced, elements discarded, data set does not match its class (PS3.4 B.2.3).
@@ -114,10 +116,12 @@ class Link:
             return SendResult(path, False, "the peer has closed the association", retriable=True)
         try:
             with path.open("rb") as file:
-                size = path.stat().st_size
+                size = os.fstat(file.fileno()).st_size
                 start, syntax = data_set_start(file, size)
                 data: BinaryIO = file
                 if syntax not in ("", context.transfer_syntax):
+                    if not {syntax, context.transfer_syntax} <= _NATIVE:
+                        raise ValueError("a compressed data set is sent as it is, or not at all")
                     data = BytesIO(_encoded(dcmread(path), context.transfer_syntax))
                     start, size = 0, len(data.getbuffer())
                 data.seek(start)
@@ -165,10 +169,14 @@ class Link:
             )
 
     def attend(self) -> bool:
-        """Answer what the peer has sent of its own accord, if anything, without waiting; whether it is still usable."""
+        """Answer what the peer has sent of its own accord, if anything, without waiting; whether it is still usable.
+
+        One that does not come to an end within a few seconds is aborted: it would hold up whoever attends.
+        """
+        until = time.monotonic() + _ASIDE_S
         try:
-            while self.usable and self._readable():
-                self._serve(*self._message(time.monotonic() + _ASIDE_S))
+            while self.usable and self.readable():
+                self._serve(*self._message(until))
         except (PeerGone, ProtocolError) as error:
             self.abort()
             log.info("association_ended", peer=at(self._peer), reason=str(error))
@@ -200,9 +208,7 @@ class Link:
                 self._send(batch, until)
             while True:
                 command, context, received = self._message(until)
-                if command.field & commands.RESPONSE:
-                    if command.responded_to != self._message_id or command.status is None:
-                        raise ProtocolError(ProtocolError.UNEXPECTED_PARAMETER, "a response to nothing")
+                if _answers(command, commands.parse(request)):
                     self.answered += 1
                     return command
                 self._serve(command, context, received)
@@ -250,6 +256,8 @@ class Link:
 
     def _serve(self, command: Command, context: Context, received: bytes) -> None:
         """Answer a request of the peer's: a report on storage commitment (PS3.4 J.3.3), and nothing else."""
+        if command.field & commands.RESPONSE:
+            raise ProtocolError(ProtocolError.UNEXPECTED_PARAMETER, "a response to nothing")
         status = Status.UNRECOGNISED_OPERATION
         if command.field == commands.N_EVENT_REPORT_RQ and context in COMMITMENT_CONTEXTS and self._on_commitment:
             self.reports_due = max(0, self.reports_due - 1)
@@ -257,7 +265,8 @@ class Link:
         answer = wire.data(self._answer.contexts[context], commands.response(command, status), command=True)
         self._send(answer, time.monotonic() + _ASIDE_S)
 
-    def _readable(self) -> bool:
+    def readable(self) -> bool:
+        """Whether the peer has sent something, or has gone."""
         if isinstance(self._connection, ssl.SSLSocket) and self._connection.pending():
             return True
         look = select.poll()
@@ -275,6 +284,16 @@ class Link:
             log.debug("association_gone", peer=at(self._peer), reason=str(error))
         finally:
             self._connection.close()
+
+
+def _answers(command: Command, asked: Command) -> bool:
+    """Whether it is the response to this request: to its message, and where it names an object, to that one."""
+    return (
+        command.field == asked.field | commands.RESPONSE
+        and command.responded_to == asked.message_id
+        and command.status is not None
+        and (asked.field != commands.C_STORE_RQ or command.sop_instance_uid in ("", asked.sop_instance_uid))
+    )
 
 
 def _told(path: Path, status: int | None) -> SendResult:
@@ -304,7 +323,8 @@ def _encoded(dataset: Dataset, transfer_syntax: str) -> bytes:
 def _batches(context_id: int, command: bytes, data: BinaryIO, size: int, max_pdu_bytes: int) -> Iterator[bytearray]:
     """A command and the next `size` bytes of a file as P-DATA-TF PDUs (PS3.8 9.3.5), many of them at a time."""
     batch = bytearray()
-    room = max_pdu_bytes - 6
+    # An even number: not every receiver takes a fragment of an odd length.
+    room = (max_pdu_bytes - 6) & ~1
     parts: list[tuple[int, BinaryIO, int]] = [(_IS_COMMAND, BytesIO(command), len(command)), (0, data, size)]
     for control, source, length in parts:
         left = length

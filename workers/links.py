@@ -29,6 +29,8 @@ class Links:
         self._changed = threading.Condition()
         # By destination, with when to release it, on the monotonic clock.
         self._idle: dict[str, tuple[Link, float]] = {}
+        # Whose association the thread is at just now: its peer has said something, or it is over.
+        self._attended = ""
         self._closed = False
         self._thread: threading.Thread | None = None
 
@@ -59,7 +61,7 @@ class Links:
             self._closed = True
             idle = [link for link, _ in self._idle.values()]
             self._idle.clear()
-            self._changed.notify()
+            self._changed.notify_all()
         for link in idle:
             link.release()
         if self._thread is not None:
@@ -67,19 +69,26 @@ class Links:
 
     def _take(self, destination: str) -> Link | None:
         with self._changed:
+            # For a few seconds at most; a second association is what some peers do not take.
+            self._changed.wait_for(lambda: self._attended != destination)
             link, _ = self._idle.pop(destination, (None, 0.0))
         return link if link is not None and link.attend() else None
 
     def _keep(self, destination: str, link: Link) -> None:
         delivery = self._settings.delivery
         idle_s = max(delivery.association_idle_s, delivery.commitment_grace_s if link.reports_due else 0.0)
+        self._put(destination, link, time.monotonic() + idle_s)
+
+    def _put(self, destination: str, link: Link, until: float) -> None:
         with self._changed:
-            if link.usable and idle_s > 0 and not self._closed and destination not in self._idle:
-                self._idle[destination] = (link, time.monotonic() + idle_s)
+            left = link.usable and time.monotonic() < until
+            keep = left and not self._closed and destination not in self._idle
+            if keep:
+                self._idle[destination] = (link, until)
                 self._start()
-                self._changed.notify()
-                return
-        link.release()
+            self._changed.notify_all()
+        if not keep:
+            link.release()
 
     def _start(self) -> None:
         if self._thread is None:
@@ -89,14 +98,26 @@ class Links:
     def _attend(self) -> None:
         while True:
             with self._changed:
-                self._changed.wait(_LOOK_S if self._idle else None)
-                if self._closed:
+                while not self._closed and (name := self._due()) is None:
+                    self._changed.wait(_LOOK_S if self._idle else None)
+                if self._closed or name is None:
                     return
-                over = [name for name, (link, until) in self._idle.items() if self._is_over(link, until)]
-                ended = [self._idle.pop(name)[0] for name in over]
-            for link in ended:
-                link.release()
+                link, until = self._idle.pop(name)
+                self._attended = name
+            # Without the lock: one that has much to say, or says it slowly, holds up no other destination.
+            try:
+                if link.attend() and time.monotonic() >= until:
+                    link.release()
+            except BaseException:
+                link.abort()
+                raise
+            finally:
+                self._put(name, link, until)
+                with self._changed:
+                    self._attended = ""
+                    self._changed.notify_all()
 
-    @staticmethod
-    def _is_over(link: Link, until: float) -> bool:
-        return not link.attend() or time.monotonic() >= until
+    def _due(self) -> str | None:
+        """With the lock held: whose association is to be attended to, if any is."""
+        now = time.monotonic()
+        return next((name for name, (link, until) in self._idle.items() if now >= until or link.readable()), None)

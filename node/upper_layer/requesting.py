@@ -72,7 +72,8 @@ def read_answer(body: bytes, offered: Sequence[Context]) -> Answer:
         if result.result != _ACCEPTED:
             continue
         place, odd = divmod(int(result.context_id), 2)
-        if not odd or place >= len(offered) or str(result.transfer_syntax[0]) != offered[place].transfer_syntax:
+        syntaxes = [str(one) for one in result.transfer_syntax or ()]
+        if not odd or place >= len(offered) or syntaxes[:1] != [offered[place].transfer_syntax]:
             raise ProtocolError(ProtocolError.INVALID_VALUE, "a presentation context is accepted that was not offered")
         contexts[offered[place]] = 2 * place + 1
     most = int(answer.maximum_length_received or 0) or _UNLIMITED_BYTES

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
@@ -11,15 +13,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydicom import dcmread
+from pynetdicom import build_context
 
 from node.link import Link
 from node.settings import Delivery, Peer, Settings
-from node.upper_layer import requesting
+from node.upper_layer import negotiation, requesting
 from node.upper_layer.negotiation import Context
-from node.upper_layer.wire import ProtocolError
+from node.upper_layer.wire import ProtocolError, Wire
 from tests.support.dcmtk import storescp
 from tests.support.listening import CR, chest_file
-from tests.support.processes import free_port
+from tests.support.processes import eventually, free_port
 from workers.links import Links
 
 CONTEXT = Context(CR, "1.2.840.10008.1.2.1")
@@ -112,6 +115,29 @@ def test_whoever_fails_in_the_middle_leaves_nothing_behind(receiver: Receiver) -
             raise KeyboardInterrupt
         assert not link.usable
         receiver.wait_for("Association Aborted")
+
+
+def test_one_that_does_not_finish_its_sentence_holds_up_no_other(receiver: Receiver) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server, closing(links()) as kept, ThreadPoolExecutor(1) as pool:
+        slow = pool.submit(accepted, server)
+        mute = Peer(ae_title="MUTE", host="127.0.0.1", port=server.getsockname()[1])
+        with kept.use("mute", mute, [CONTEXT]) as link:
+            pass
+        with slow.result() as theirs:
+            theirs.sendall(b"\4")
+            # The byte has been taken, so that somebody waits for the rest of it.
+            eventually("it is attended to", lambda: not link.readable())
+            with kept.use("archive", receiver.peer, [CONTEXT]) as other:
+                assert other.usable
+            assert link.usable
+
+
+def accepted(server: socket.socket) -> socket.socket:
+    theirs, _ = server.accept()
+    _, body = Wire(theirs, 16384, 5, 5).read(5)
+    supported = [build_context(CONTEXT.abstract_syntax, CONTEXT.transfer_syntax)]
+    theirs.sendall(negotiation.accept(negotiation.read(bytes(body)), supported, 16384).pdu)
+    return theirs
 
 
 @settings(max_examples=300, deadline=None)
