@@ -42,6 +42,12 @@ class _Attempts:
         self.actor = actor if self.actor in ("", actor) else SEVERAL
         self.reason = reason
 
+    def merge(self, older: _Attempts) -> None:
+        """Those of a window before, which no row tells of either."""
+        self.untold += older.untold
+        self.actor = self.actor if older.actor in ("", self.actor) else SEVERAL if self.actor else older.actor
+        self.reason = self.reason or older.reason
+
 
 _Key = tuple[Event, str]
 
@@ -72,7 +78,9 @@ class Alerts:
             self._begin_window()
         if not self._written(event, actor, address, reason):
             with self._lock:
-                self._seen.setdefault(key, attempts).add(actor, reason)
+                # Not the one in hand: its window may be over, and its sum about to be written.
+                self._seen.setdefault(key, _Attempts()).add(actor, reason)
+                self._begin_window()
 
     def close(self) -> None:
         """Tell what is untold; from now on each attempt has its row."""
@@ -99,7 +107,7 @@ class Alerts:
             for key, one in left.items():
                 newer = self._seen.setdefault(key, one)
                 if newer is not one:
-                    newer.untold += one.untold
+                    newer.merge(one)
             self._begin_window()
 
     def _summed(self, key: _Key, attempts: _Attempts) -> bool:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from concurrent.futures import ThreadPoolExecutor
 
-from sqlalchemy import text
+from sqlalchemy import event, text
 
 from db import audit
 from db.audit import Entry, Wanted
@@ -66,6 +67,21 @@ def test_what_the_record_did_not_take_is_told_when_it_is_back(record: Record) ->
     assert rows(record) == []
     alerts.close()
     assert attempts(record) == 7
+
+
+def test_what_the_record_refuses_after_the_window_is_told_at_the_end_of_the_next(record: Record) -> None:
+    alerts = Alerts(record, window_s=0.1)
+
+    @event.listens_for(record.engine, "before_cursor_execute")
+    def slow(*_: object) -> None:
+        time.sleep(0.4)
+
+    rename(record, "audit", "audit_away")
+    alerts.note("association_rejected", "x", "10.0.0.1", "unknown")
+    event.remove(record.engine, "before_cursor_execute", slow)
+    rename(record, "audit_away", "audit")
+    eventually("it is told", lambda: attempts(record) == 1)
+    alerts.close()
 
 
 def rename(record: Record, table: str, name: str) -> None:
