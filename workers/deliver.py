@@ -169,7 +169,7 @@ def _send_all(sender: Sender, peer: Peer, link: Link, due: list[DueDelivery], op
     accepted = [(context.abstract_syntax, context.transfer_syntax) for context in link.accepted]
     answered_before = link.answered
     sent = []
-    for one in due:
+    for one in [one for one in due if one.id in open_ids]:
         how = choose(one.ref.sop_class_uid, one.transfer_syntax_uid, peer.sr_sop_class, accepted)
         if how is None:
             _give_up(sender, [one], f"the peer takes no {_name(one)}; let it accept the class, then `radnode retry`")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import update
+from structlog.testing import capture_logs
 
 from db import deliveries, listing
 from db.session import Record
@@ -104,3 +105,21 @@ def test_a_kept_association_that_breaks_at_its_first_object_costs_no_attempt(rec
                 run_delivery(mine, job_id, "pacs")
     assert [(row["state"], row["attempts"]) for row in rows(record)] == [("UNCONFIRMED", 1)] * 2
     assert archive.associations == 2
+
+
+def test_what_was_given_up_before_a_kept_association_broke_is_not_taken_up_again(
+    record: Record, tmp_path: Path
+) -> None:
+    (tmp_path / "results").mkdir()
+    with EnhancedOnly(free_port()) as archive:
+        mine = sender(record, tmp_path, archive.port, proof="none", association_idle_s=60.0)
+        with closing(mine), capture_logs() as logs:
+            for number, kinds in ((1, {3: "SR", 1: "SC"}), (2, {4: "SR", 2: "SC"})):
+                chest_file(tmp_path / "results", f"{number}.dcm", SOPClassUID=records.SC)
+                results = [records.result(one, kind) for one, kind in kinds.items()]
+                job_id = records.finished_job(record, *results, number=number)
+                archive.hang_up_next = number == 2
+                run_delivery(mine, job_id, "pacs")
+    assert archive.associations == 2
+    assert sorted(row["state"] for row in rows(record)) == ["DEAD", "DEAD", "UNCONFIRMED", "UNCONFIRMED"]
+    assert [one["event"] for one in logs].count("delivery_dead") == 2
