@@ -1,7 +1,7 @@
 """Every network of the allow-list keeps the same promises, whichever family it is of.
 
-The deep members of a family differ from the shallow ones by repeats only, and take long to build twice: for those in
-DEEP the layout is checked, on one network that is never run.
+The deep members of a family differ from the shallow ones by repeats only, and take long to build twice: of those in
+DEEP `make test` checks the layout, on one network that is never run, and `make soak` the rest.
 """
 
 from __future__ import annotations
@@ -71,7 +71,15 @@ DEEP = {
     *(f"efficientnet_b{number}" for number in range(1, 8)),
     *(f"efficientnet_v2_{size}" for size in ("b1", "b2", "b3", "s", "m", "l")),
 }
-RUN = [name for name in KNOWN if name not in DEEP]
+RUN = [
+    *(name for name in KNOWN if name not in DEEP),
+    *(pytest.param(name, marks=pytest.mark.soak) for name in sorted(DEEP)),
+]
+CONVERTED = [
+    # The one with the most kinds of layers of those that are meant for CPUs.
+    "efficientnet_b0",
+    *(pytest.param(name, marks=pytest.mark.soak) for name in ("resnet50", "densenet121", "mobilenet_v2")),
+]
 
 PREPROCESS = {family.name: family.keras_module for family in backbones.FAMILIES}
 
@@ -212,9 +220,7 @@ def test_what_is_rescaled_inside(name: str, low: float, high: float) -> None:
         assert float(rescaled(np.full((1, 32, 32, 3), grey, np.float32))[0, 0, 0, 0]) == pytest.approx(expected, 1e-5)
 
 
-# The others of the four that are meant for CPUs (ResNet-50, DenseNet-121, MobileNetV2) convert alike; this one has the
-# most kinds of layers.
-@pytest.mark.parametrize("name", ["efficientnet_b0"])
+@pytest.mark.parametrize("name", CONVERTED)
 def test_litert_gives_the_same(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RADNODE_MODEL_CACHE", str(tmp_path / "cache"))
     folder = bundles.hollow_bundle(tmp_path / "store" / "test-model")
