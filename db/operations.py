@@ -255,7 +255,8 @@ def heard(session: Session, since: datetime) -> list[Heard]:
             if at < since:
                 break
             who = (actor, _address(detail))
-            counts[(*who, event)] += 1
+            # Of a flood one row counts many (node/audit/alerts.py).
+            counts[(*who, event)] += int(detail.get("attempts", 1))
             last[who] = max(at, last.get(who, at))
     return [
         Heard(*who, counts[(*who, "instances_received")], counts[(*who, "association_rejected")], at)

@@ -54,7 +54,7 @@ def serve(settings: Settings, config_file: Path | None) -> None:
 
 def command(name: str, config_file: Path | None) -> list[str]:
     """The argv of another command of this installation."""
-    argv = [sys.executable, "-m", "node.cli.main", *name.split()]
+    argv = [sys.executable, "-P", "-m", "node.cli.main", *name.split()]
     return [*argv, "--config", str(config_file)] if config_file else argv
 
 

@@ -74,6 +74,7 @@ def _gpus(settings: Settings) -> list[str]:
 def _argv(role: str, concurrency: int) -> list[str]:
     return [
         sys.executable,
+        "-P",
         "-m",
         "workers.celery_process",
         "--quiet",

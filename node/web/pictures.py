@@ -52,7 +52,7 @@ class Pictures:
             # It gets the open file: it may open none itself.
             with self._turn, path.open("rb") as file:
                 done = subprocess.run(
-                    [sys.executable, "-m", "node.web.picture_process", writer, *told],
+                    [sys.executable, "-P", "-m", "node.web.picture_process", writer, *told],
                     stdin=file,
                     capture_output=True,
                     timeout=_TIMEOUT_S,

@@ -94,11 +94,12 @@ def test_who_was_heard_of_and_when(record: Record) -> None:
     receive(record, image(2, "5.2", calling_ae="CT1"))
     with record.write() as session:
         audit.note(session, "association_rejected", actor="EVIL", outcome="failure", address="192.0.2.1")
+        audit.note(session, "association_rejected", actor="EVIL", outcome="failure", address="192.0.2.1", attempts=40)
     with record.read() as session:
         assert operations.last_study(session, ["MODALITY", "CT1", "NOBODY"]) == {"MODALITY": NOON, "CT1": NOON}
         heard = {one.calling_ae: (one.received, one.refused) for one in operations.heard(session, utcnow() - HOUR)}
         assert operations.heard(session, utcnow() + HOUR) == []
-    assert heard == {"MODALITY": (1, 0), "EVIL": (0, 1)}
+    assert heard == {"MODALITY": (1, 0), "EVIL": (0, 41)}
 
 
 def test_the_audit_is_looked_at_page_by_page(record: Record, monkeypatch: pytest.MonkeyPatch) -> None:

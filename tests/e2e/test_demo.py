@@ -39,8 +39,11 @@ def processes_in(folder: Path) -> list[psutil.Process]:
 @pytest.mark.parametrize("options", [(), ("--sample-pacs",)], ids=["orthanc", "sample"])
 def test_results_are_fetched_out_of_the_pacs_and_nothing_stays_behind(options: tuple[str, ...], tmp_path: Path) -> None:
     temporary, out = tmp_path / "tmp", tmp_path / "out"
+    # What lies where it is started is not its code.
+    (tmp_path / "pydicom.py").write_text("raise SystemExit('not this one')")
     done = subprocess.run(
         [RADNODE, "demo", "--out", out, *options],
+        cwd=tmp_path,
         env=environment(temporary),
         capture_output=True,
         text=True,

@@ -71,7 +71,7 @@ class Node:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self.settings_file.write_text(text, encoding="utf-8")
         self.settings: Settings = load(self.settings_file)
-        argv = [sys.executable, "-m", "node.cli.main", "serve", "--config", str(self.settings_file)]
+        argv = [sys.executable, "-P", "-m", "node.cli.main", "serve", "--config", str(self.settings_file)]
         self.process = Process("node", argv, folder / "node.log")
 
     def start(self) -> None:

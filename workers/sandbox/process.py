@@ -52,7 +52,7 @@ class DecoderProcess:
         self._ready = False
         self._picture: mmap.mmap | None = None
         ours, theirs = socket.socketpair()
-        argv = [sys.executable, "-m", "workers.sandbox.child", str(theirs.fileno())]
+        argv = [sys.executable, "-P", "-m", "workers.sandbox.child", str(theirs.fileno())]
         try:
             self._process = subprocess.Popen(
                 [*argv, str(terms.memory_bytes), str(terms.seconds)],
