@@ -5,6 +5,7 @@ Reasons name attributes and short code strings only; what people typed (descript
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 
@@ -77,8 +78,28 @@ def _age(rules: AdmissionRules, facts: HeaderFacts) -> str:
     return f"younger than {rules.min_age_years:g} years"
 
 
+def _coarse(rules: AdmissionRules, facts: HeaderFacts) -> str:
+    for most, key, name in (
+        (rules.max_pixel_spacing_mm, "pixel_spacing_mm", "pixel spacing"),
+        (rules.max_slice_thickness_mm, "slice_thickness_mm", "slice thickness"),
+    ):
+        stated = _millimetres(facts.extra.get(key, ""))
+        if most is not None and stated is not None and stated > most:
+            return f"{name} {stated:g} mm, at most {most:g} mm is read"
+    return ""
+
+
+def _millimetres(text: str) -> float | None:
+    """None for what is no positive number: a peer may put anything there."""
+    try:
+        found = float(text)
+    except ValueError:
+        return None
+    return found if 0 < found < math.inf else None
+
+
 _RULES: tuple[Callable[[AdmissionRules, HeaderFacts], str], ...] = (
-    _sop_class, _modality, _described, _body_part, _view, _position, _picture, _age,
+    _sop_class, _modality, _described, _body_part, _view, _position, _picture, _age, _coarse,
 )  # fmt: skip
 
 

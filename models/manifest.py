@@ -82,15 +82,23 @@ class Code(Part):
 
 
 class Label(Part):
+    """One output. parent: the label that this one is a kind of; laterality: the side it is about, where it has one."""
+
     key: Annotated[str, Field(pattern=r"^[a-z0-9_]{1,32}$")]
     display: str = Field(min_length=1, max_length=48)
     code: Code
     site: Code | None = None
+    laterality: Code | None = None
+    parent: str | None = None
     code_verified: bool = False
 
 
 class AdmissionRules(Part):
-    """What the model was made for; see `models.admission`."""
+    """What the model was made for; see `models.admission`.
+
+    max_pixel_spacing_mm: of Pixel Spacing, else Imager Pixel Spacing, between rows. An image that states no spacing,
+    no thickness or no age is not refused for it.
+    """
 
     sop_classes: tuple[str, ...]
     modalities: tuple[str, ...]
@@ -104,6 +112,8 @@ class AdmissionRules(Part):
     min_columns: int = 1
     max_frames: int = 1
     min_age_years: float | None = None
+    max_pixel_spacing_mm: float | None = Field(default=None, gt=0)
+    max_slice_thickness_mm: float | None = Field(default=None, gt=0)
     patient_positions_rejected: tuple[str, ...] = ()
 
 
@@ -210,6 +220,7 @@ class Manifest(Part):
     name: str = Field(min_length=1, max_length=64)
     version: Annotated[str, Field(pattern=r"^\d+\.\d+\.\d+$")]
     manufacturer: str = Field(min_length=1, max_length=64)
+    authors: tuple[Annotated[str, Field(min_length=1, max_length=128)], ...] = ()
     created: AwareDatetime
     licence: str
     intended_use: str
@@ -238,6 +249,11 @@ class Manifest(Part):
         keys = [label.key for label in self.labels]
         if len(keys) != self.architecture.outputs or len(set(keys)) != len(keys):
             raise ValueError("the labels must be distinct, and as many as the network has outputs")
+        if any(
+            label.parent is not None and (label.parent not in keys or label.parent == label.key)
+            for label in self.labels
+        ):
+            raise ValueError("a label's parent is another label of the bundle")
         if sorted(point.label for point in self.operating_points) != sorted(keys):
             raise ValueError("every label needs exactly one operating point")
         if self.calibration is not None and self.calibration.method == "platt":

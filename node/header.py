@@ -63,6 +63,7 @@ _TEXT = {
     "patient_sex": 0x00100040,
     "body_part": 0x00180015,
     "protocol_name": 0x00181030,
+    "slice_thickness": 0x00180050,
     "patient_position": 0x00185100,
     "study_instance_uid": 0x0020000D,
     "series_instance_uid": 0x0020000E,
@@ -70,7 +71,12 @@ _TEXT = {
     "photometric": 0x00280004,
     "burned_in_annotation": 0x00280301,
 }
-_SEVERAL = {"image_type": 0x00080008, "patient_orientation": 0x00200020}
+_SEVERAL = {
+    "image_type": 0x00080008,
+    "imager_pixel_spacing": 0x00181164,
+    "patient_orientation": 0x00200020,
+    "pixel_spacing": 0x00280030,
+}
 # Integers as text (VR IS), and as binary numbers (VR US; a peer's UL is read as well).
 _TEXT_INTEGERS = {
     "series_number": 0x00200011,
@@ -137,6 +143,9 @@ class Header:
     laterality: str = ""
     patient_position: str = ""
     patient_orientation: tuple[str, ...] = ()
+    pixel_spacing: tuple[str, ...] = ()
+    imager_pixel_spacing: tuple[str, ...] = ()
+    slice_thickness: str = ""
     image_type: tuple[str, ...] = ()
     photometric: str = ""
     burned_in_annotation: str = ""
@@ -251,6 +260,8 @@ def facts(header: Header, calling_ae: str) -> dict[str, Any]:
             "presentation_intent": header.presentation_intent,
             "burned_in_annotation": header.burned_in_annotation,
             "manufacturer_model": header.manufacturer_model,
+            "pixel_spacing_mm": next(iter(header.pixel_spacing or header.imager_pixel_spacing), ""),
+            "slice_thickness_mm": header.slice_thickness,
         },
         "series_instance_uid": header.series_instance_uid,
         "series_number": header.series_number,

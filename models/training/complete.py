@@ -197,7 +197,7 @@ def _document(plan: Plan, done: TrainedPlan, judged: _Judged, found: Measured | 
             mode="json",
             include={
                 "id", "name", "version", "manufacturer", "licence", "intended_use", "regulatory_status", "limits",
-                "contraindications", "references", "changelog", "labels", "admission",
+                "authors", "contraindications", "references", "changelog", "labels", "admission",
             },
         ),
         "created": datetime.now(UTC).replace(microsecond=0).isoformat(),

@@ -191,6 +191,7 @@ class BundlePlan(Part):
     name: str = Field(min_length=1, max_length=64)
     version: str = Field(default="1.0.0", pattern=r"^\d+\.\d+\.\d+$")
     manufacturer: str = Field(min_length=1, max_length=64)
+    authors: tuple[str, ...] = ()
     licence: str
     notice: str = Field(min_length=1)
     intended_use: str

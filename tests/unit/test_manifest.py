@@ -110,6 +110,7 @@ def test_what_a_manifest_may_say_besides(folder: Path) -> None:
     added = {
         "exclusive": True,
         "calibration": {"method": "temperature", "temperature": 1.5},
+        "authors": ["A. Person", "a department"],
         "contraindications": ["children"],
         "references": ["a paper"],
         "changelog": [{"version": "1.0.0", "text": "first"}],
@@ -119,6 +120,17 @@ def test_what_a_manifest_may_say_besides(folder: Path) -> None:
     assert manifest.exclusive
     assert manifest.changelog[0].text == "first"
     jsonschema.Draft202012Validator(json.loads(json_schema())).validate(bundles.document(folder) | added)
+
+
+def test_a_label_may_be_a_kind_of_another_of_one_side(folder: Path) -> None:
+    left = {"value": "7771000", "scheme": "SCT", "meaning": "Left"}
+    rewrite(folder, lambda m: m["labels"][1].update(parent="pneumonia", laterality=left))
+    label = load_bundle(folder).manifest.labels[1]
+    assert (label.parent, label.laterality and label.laterality.value) == ("pneumonia", "7771000")
+    for odd in ("effusion", "nothing"):
+        rewrite(folder, lambda m, odd=odd: m["labels"][1].update(parent=odd))
+        with pytest.raises(ManifestError, match="parent is another label"):
+            load_bundle(folder)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", "\udcff"])
