@@ -70,7 +70,9 @@ def test_every_role_is_in_the_table_and_nobody_else_has_a_right() -> None:
     )
     assert permissions_of_scopes(["studies:read", "self", "everything"]) == {Permission.STUDIES_READ}
     assert Permission.PATIENTS_READ not in permissions_of(["auditor", "ml-engineer"])
-    assert set(SCOPES) | {Permission.SELF} == set(Permission)
+    # A key judges no findings: only a person does.
+    assert set(SCOPES) | {Permission.SELF, Permission.READINGS_WRITE} == set(Permission)
+    assert not set(SCOPES) & {Permission.SELF, Permission.READINGS_WRITE}
 
 
 def test_passwords_are_hashed_with_salt_and_verified() -> None:
