@@ -18,6 +18,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from db.errors import ConfigError
+from node.broker_url import checked
 from node.rules import Route
 from node.settings_audit import AuditTrail
 from node.settings_hl7 import Hl7
@@ -330,7 +331,7 @@ class Settings(BaseSettings):
     @property
     def effective_broker_url(self) -> str:
         """The broker to talk to; in embedded mode a Unix socket below the data folder."""
-        return self.broker_url or f"redis+socket://{broker_socket(self.data_dir)}"
+        return checked(self.broker_url) or f"redis+socket://{broker_socket(self.data_dir)}"
 
     def peer_by_ae(self, ae_title: str) -> tuple[str, Peer] | None:
         """The first peer entry with that AE title."""

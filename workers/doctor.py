@@ -22,6 +22,7 @@ from db.errors import ConfigError, RadnodeError
 from db.session import Record, safe_url
 from models.runner import check_golden, visible_gpus
 from node import broker, scu, storage
+from node.broker_url import weaknesses
 from node.cli.common import EXIT_FAILED, Config, Json, out
 from node.settings import Peer, Settings, load
 from node.settings_hl7 import Hl7Destination
@@ -118,6 +119,13 @@ def _exposure(settings: Settings) -> Iterator[Finding]:
         )
     if settings.access.allow_unknown_beyond_loopback:
         yield Finding("access", Grade.WARN, "any peer may send beyond loopback", "Set access.known_peers_only = true.")
+    if weak := weaknesses(settings.effective_broker_url):
+        yield Finding(
+            "access",
+            Grade.WARN,
+            f"the broker lies beyond loopback and {' and '.join(weak)}",
+            "Use rediss://:PASSWORD@HOST:PORT/0?ssl_ca_certs=CA.pem, or a network that nobody else reaches.",
+        )
 
 
 def _disk(settings: Settings) -> Finding:

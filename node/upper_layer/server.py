@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import structlog
 
 from node.settings import Limits
+from node.tls import ServerTls
 from node.upper_layer.association import Association, Caller, Services
 from node.upper_layer.wire import Wire
 
@@ -40,9 +41,7 @@ class Server:
     Raises OSError where the address cannot be bound.
     """
 
-    def __init__(
-        self, host: str, port: int, limits: Limits, services: Services, tls: ssl.SSLContext | None = None
-    ) -> None:
+    def __init__(self, host: str, port: int, limits: Limits, services: Services, tls: ServerTls | None = None) -> None:
         self._limits = limits
         self._services = services
         self._tls = tls
@@ -113,8 +112,9 @@ class Server:
         try:
             # Nagle's algorithm and delayed acknowledgements together add 40 ms to each answer.
             connection.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            if self._tls is not None:
-                self._greet(connection, self._tls)
+            tls = self._tls.context() if self._tls is not None else None
+            if tls is not None:
+                self._greet(connection, tls)
             limits = self._limits
             wire = Wire(connection.socket, limits.max_pdu_bytes, limits.dimse_timeout_s, limits.network_timeout_s)
             Association(wire, connection.address, limits, self._services, lambda: self._admit(connection)).run()

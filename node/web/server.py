@@ -12,12 +12,16 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from db.session import Record
-from node.settings import Settings
+from node.settings import Settings, Tls
+from node.settings_web import Web
+from node.tls import ServerTls
 from node.web.app import create_app
 from node.web.clients import Network, is_trusted, networks
 
 _KEEP_ALIVE_S = 15
 _STOP_WITHIN_S = 4
+# uvicorn ticks ten times a second.
+_RENEWAL_TICKS = 50
 _MOST_CONNECTIONS = 500
 # A browser opens six and one more for each page that renews itself.
 MOST_OF_ONE_ADDRESS = 100
@@ -61,7 +65,7 @@ def _server(settings: Settings, record: Record, on_ready: Callable[[], None]) ->
         timeout_graceful_shutdown=_STOP_WITHIN_S,
         limit_concurrency=_MOST_CONNECTIONS,
     )
-    return _Server(config, on_ready, app.state.context.changes.stop)
+    return _Server(config, web, on_ready, app.state.context.changes.stop)
 
 
 def impatient(timeout_s: float, proxies: tuple[Network, ...]) -> type[H11Protocol]:
@@ -124,8 +128,14 @@ def impatient(timeout_s: float, proxies: tuple[Network, ...]) -> type[H11Protoco
 class _Server(uvicorn.Server):
     """Says when it listens; ends what would otherwise go on for as long as a page is open."""
 
-    def __init__(self, config: uvicorn.Config, on_ready: Callable[[], None], end_streams: Callable[[], None]) -> None:
+    def __init__(
+        self, config: uvicorn.Config, web: Web, on_ready: Callable[[], None], end_streams: Callable[[], None]
+    ) -> None:
         super().__init__(config)
+        self._web = web
+        files = Tls(certificate=web.certificate, private_key=web.private_key, require_client_certificate=False)
+        self._tls = ServerTls(files) if web.certificate is not None else None
+        self._loaded = self._tls.context() if self._tls is not None else None
         self._on_ready = on_ready
         self._end_streams = end_streams
 
@@ -133,6 +143,19 @@ class _Server(uvicorn.Server):
         await super().startup(sockets)
         if self.started:
             self._on_ready()
+
+    async def on_tick(self, counter: int) -> bool:
+        if self._tls is not None and counter % _RENEWAL_TICKS == 0:
+            self._renew(self._tls)
+        return await super().on_tick(counter)
+
+    def _renew(self, tls: ServerTls) -> None:
+        """Take a new certificate for the connections to come, once it has proved to fit its key."""
+        current = tls.context()
+        live, web = self.config.ssl, self._web
+        if live is not None and web.certificate is not None and current is not self._loaded:
+            self._loaded = current
+            live.load_cert_chain(web.certificate, web.private_key)
 
     async def shutdown(self, sockets: Any = None) -> None:
         self._end_streams()

@@ -18,7 +18,7 @@ from node import logs
 from node.access import plain_address
 from node.audit.alerts import Alerts
 from node.settings import Settings
-from node.tls import server_context
+from node.tls import ServerTls
 from node.worklist.hl7.mllp import Blocks, MllpError, block
 from node.worklist.hl7.reception import Reception
 
@@ -56,7 +56,7 @@ class Server:
         self._listener = settings.hl7.listener
         self._alerts = alerts
         self._answer = answer
-        self._tls = server_context(settings.tls) if self._listener.tls else None
+        self._tls = ServerTls(settings.tls) if self._listener.tls else None
         self._networks = [ipaddress.ip_network(one, strict=False) for one in self._listener.addresses]
         self._lock = threading.Lock()
         self._open: dict[socket.socket, threading.Thread] = {}
@@ -130,8 +130,9 @@ class Server:
         connection = accepted
         try:
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            if self._tls is not None:
-                connection = greeted = self._greet(accepted, self._tls)
+            tls = self._tls.context() if self._tls is not None else None
+            if tls is not None:
+                connection = greeted = self._greet(accepted, tls)
                 self._shake_hands(greeted, address)
             self._talk(connection, address)
         except MllpError as error:
