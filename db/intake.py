@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -114,8 +114,13 @@ def record_instances(
     return outcomes
 
 
-def record_refusal(session: Session, kind: RefusalKind, new: NewRefusal) -> None:
+def record_refusal(
+    session: Session, kind: RefusalKind, new: NewRefusal, *, take_row: Callable[[], bool] = lambda: True
+) -> bool:
     """Note what was not taken. The same one again counts up instead of adding a row.
+
+    take_row: asked, of one that is new, whether the audit may have a row for it. Returns False where it may not: then
+    the caller owes it to the audit's count, once this is committed.
 
     Raises StudyGoing where an earlier file of the same name is being deleted: the new one would go with it.
     """
@@ -137,7 +142,7 @@ def record_refusal(session: Session, kind: RefusalKind, new: NewRefusal) -> None
             # The update has waited for a deletion that began meanwhile.
             if is_going(session, new.path):
                 raise StudyGoing("an object like it is being deleted; send it again in a minute")
-        return
+        return True
     session.add(
         Refusal(
             kind=kind,
@@ -154,6 +159,8 @@ def record_refusal(session: Session, kind: RefusalKind, new: NewRefusal) -> None
             size_bytes=new.size_bytes,
         )
     )
+    if not take_row():
+        return False
     audit.note(
         session,
         "instance_refused",
@@ -164,7 +171,9 @@ def record_refusal(session: Session, kind: RefusalKind, new: NewRefusal) -> None
         status=new.status,
         study=new.study_instance_uid,
         address=new.peer_address,
+        attempts=1,
     )
+    return True
 
 
 def _storable(new: NewInstance, *, own_result: bool) -> NewInstance:

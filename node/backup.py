@@ -15,9 +15,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import structlog
+from sqlalchemy.exc import SQLAlchemyError
 
-from db import files, schema
-from db.errors import ConfigError, StorageFull
+from db import audit, files, schema
+from db.errors import ConfigError, RetriableError, StorageFull
 from db.files import NamedFile
 from db.session import Record
 from node.deletion import path_of_result
@@ -46,13 +47,14 @@ class Copied:
     missing: list[NamedFile] = field(default_factory=list)
 
 
-def back_up(settings: Settings, record: Record, target: Path) -> Copied:
+def back_up(settings: Settings, record: Record, target: Path, *, actor: str) -> Copied:
     """Copy into `target`, which is a new folder or holds an earlier backup; afterwards it holds this moment.
 
-    Of PostgreSQL only the files are copied: dump it first, with pg_dump. Raises ConfigError, StorageFull,
-    RecordUnavailable.
+    The audit names the actor, who takes all patients' data with it. Of PostgreSQL only the files are copied: dump it
+    first, with pg_dump. Raises ConfigError, StorageFull, RecordUnavailable.
     """
     _claim(settings, target)
+    _note(record, target, actor)
     try:
         # The audit's anchors among them, before the record: what they tell of must be in it.
         _copy_rest(settings.data_dir, target)
@@ -79,6 +81,15 @@ def _claim(settings: Settings, target: Path) -> None:
         (target / MARK).touch()
     except OSError as error:
         raise StorageFull(f"{target} cannot be used ({error.strerror}); check its disk") from error
+
+
+def _note(record: Record, target: Path, actor: str) -> None:
+    """First, for what is copied is out even if the rest fails. A full disk is no time to go without a backup."""
+    try:
+        with record.write() as session:
+            audit.note(session, "study_exported", actor=actor, destination=str(target.absolute()), studies="all")
+    except (RetriableError, SQLAlchemyError) as error:
+        log.error("export_not_recorded", cause=type(error).__name__)
 
 
 def _copy(settings: Settings, record: Record, target: Path) -> Copied:

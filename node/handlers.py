@@ -49,8 +49,8 @@ class Handlers:
     def __init__(self, settings: Settings, record: Record, owner: str) -> None:
         self.settings = settings
         self.record = record
-        self.receiver = Receiver(settings, record, owner)
         self.alerts = Alerts(record)
+        self.receiver = Receiver(settings, record, owner, self.alerts)
         self.notices = NoticeProvider(settings, record)
 
     def judge(self, request: Request, address: str) -> Rejected | None:

@@ -17,6 +17,7 @@ from db.retention import aside_bytes, is_named
 from db.session import Record
 from db.states import RefusalKind
 from node import storage
+from node.audit.alerts import Alerts
 from node.dataset_source import HeaderError
 from node.group_commit import GroupCommit, not_recorded
 from node.header import Header, examine_stream, facts
@@ -69,9 +70,10 @@ class Receiver:
     owner: the name of this process's folder for unfinished files.
     """
 
-    def __init__(self, settings: Settings, record: Record, owner: str) -> None:
+    def __init__(self, settings: Settings, record: Record, owner: str, alerts: Alerts) -> None:
         self.settings = settings
         self.record = record
+        self._alerts = alerts
         self._owner = owner
         self._commits = GroupCommit(settings.data_dir, record, most_aside_bytes=settings.retention.aside_max_bytes)
 
@@ -187,11 +189,17 @@ class Receiver:
     def _note(self, kind: RefusalKind, refusal: NewRefusal) -> None:
         try:
             with self.record.write() as session:
-                record_refusal(session, kind, refusal)
+                told = record_refusal(session, kind, refusal, take_row=lambda: self._take_row(refusal))
                 if refusal.path and not (self.settings.data_dir / refusal.path).is_file():
                     raise StudyGoing("an object like it was just deleted; send it again")
         except SQLAlchemyError as error:
             raise not_recorded(error) from error
+        if not told:
+            self._alerts.count("instance_refused", refusal.calling_ae, refusal.peer_address, refusal.reason)
+
+    def _take_row(self, refusal: NewRefusal) -> bool:
+        """What was kept aside has its row always: a person decides on it, and their bytes are bounded."""
+        return bool(refusal.path) or self._alerts.take_row("instance_refused", refusal.peer_address)
 
 
 def _check_command(arrival: Arrival) -> None:

@@ -2,6 +2,9 @@
 
 Whoever may connect may try a thousand times a minute. The first attempts of each address have a row each, those that
 follow within the window share one that says how many there were: each attempt is told, few rows are needed.
+
+An image that is refused has its row in the transaction of the refusal: whoever writes that asks first whether it may
+have one (`take_row`), and counts it (`count`) where not.
 """
 
 from __future__ import annotations
@@ -66,21 +69,24 @@ class Alerts:
     def note(self, event: Event, actor: str, address: str, reason: str) -> None:
         """One attempt that was turned away. A record that is away changes nothing for the peer; the row comes later."""
         log.warning(event, calling_ae=actor, peer_address=address, reason=reason)
+        if not self.take_row(event, address) or not self._written(event, actor, address, reason):
+            self.count(event, actor, address, reason)
+
+    def take_row(self, event: Event, address: str) -> bool:
+        """Whether one more may have a row of its own; it counts as written. Takes no connection."""
         with self._lock:
-            key = (event, address)
-            if key not in self._seen and len(self._seen) >= MOST_ADDRESSES:
-                key = (event, "")
-            attempts = self._seen.setdefault(key, _Attempts())
+            attempts = self._of(event, address)
             if attempts.rows >= ROWS_EACH and not self._closed:
-                attempts.add(actor, reason)
-                return
+                return False
             attempts.rows += 1
             self._begin_window()
-        if not self._written(event, actor, address, reason):
-            with self._lock:
-                # Not the one in hand: its window may be over, and its sum about to be written.
-                self._seen.setdefault(key, _Attempts()).add(actor, reason)
-                self._begin_window()
+            return True
+
+    def count(self, event: Event, actor: str, address: str, reason: str) -> None:
+        """One that has no row of its own: the window's last row tells of it."""
+        with self._lock:
+            self._of(event, address).add(actor, reason)
+            self._begin_window()
 
     def close(self) -> None:
         """Tell what is untold; from now on each attempt has its row."""
@@ -89,6 +95,13 @@ class Alerts:
             if self._timer is not None:
                 self._timer.cancel()
         self._end_window()
+
+    def _of(self, event: Event, address: str) -> _Attempts:
+        """With the lock held, and not to be kept: once its window is over, its sum is about to be written."""
+        key = (event, address)
+        if key not in self._seen and len(self._seen) >= MOST_ADDRESSES:
+            key = (event, "")
+        return self._seen.setdefault(key, _Attempts())
 
     def _begin_window(self) -> None:
         """With the lock held."""

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from node.backup import back_up
-from node.cli.common import EXIT_FAILED, Config, Json, err, open_record, out, plain
+from node.cli.common import ACTOR, EXIT_FAILED, Config, Json, err, open_record, out, plain
 from node.record_check import compare
 
 backup_app = typer.Typer()
@@ -31,7 +31,7 @@ def backup(
     the files are copied: run pg_dump first.
     """
     with open_record(config) as (settings, record):
-        copied = back_up(settings, record, folder)
+        copied = back_up(settings, record, folder, actor=ACTOR)
     if json:
         typer.echo(json_module.dumps(asdict(copied), indent=2))
     else:

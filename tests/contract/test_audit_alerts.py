@@ -5,12 +5,17 @@ from __future__ import annotations
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-from sqlalchemy import event, text
+from sqlalchemy import event, func, select, text
 
 from db import audit
 from db.audit import Entry, Wanted
 from db.session import Record
+from db.tables import Refusal
+from db.types import utcnow
 from node.audit.alerts import MOST_ADDRESSES, ROWS_EACH, SEVERAL, Alerts
+from node.intake import Arrival, Receiver
+from node.settings import Settings
+from node.statuses import Status
 from tests.support.processes import eventually
 
 
@@ -82,6 +87,23 @@ def test_what_the_record_refuses_after_the_window_is_told_at_the_end_of_the_next
     rename(record, "audit_away", "audit")
     eventually("it is told", lambda: attempts(record) == 1)
     alerts.close()
+
+
+def test_refused_images_are_a_few_rows_and_all_of_them_told(settings: Settings, record: Record) -> None:
+    alerts = Alerts(record)
+    receiver = Receiver(settings, record, "listener", alerts)
+    for uid in [f"1.2.{number}" for number in range(50)] + ["1.2.0"] * 3:
+        wrong = Arrival("1.2.840.1", uid, "1.2.840.2", "1.2.840.10008.1.2.1", "CT", "RADNODE", "10.0.0.1", utcnow())
+        assert receiver.take(wrong, []) == Status.CLASS_NOT_SUPPORTED
+    alerts.close()
+    with record.read() as session:
+        told = list(audit.entries(session, Wanted(events=("instance_refused",))))
+        refused = session.scalar(select(func.count()).select_from(Refusal))
+    assert [row.subject for row in told] == [*(f"1.2.{number}" for number in range(ROWS_EACH)), ""]
+    assert [row.detail["attempts"] for row in told] == [1] * ROWS_EACH + [50 - ROWS_EACH]
+    assert (told[-1].actor, told[-1].outcome, told[-1].detail["address"]) == ("CT", "failure", "10.0.0.1")
+    # Each has its row there, and the same one again only counts up.
+    assert refused == 50
 
 
 def rename(record: Record, table: str, name: str) -> None:

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from sqlalchemy import make_url, select
 
-from db import audit_chain, deletions, deliveries, files, schema
+from db import audit, audit_chain, deletions, deliveries, files, schema
+from db.audit import Wanted
 from db.domain import DueDelivery
 from db.errors import ConfigError
 from db.session import Record
@@ -60,7 +61,7 @@ def backed_up(settings: Settings, record: Record, copy: Path) -> None:
         copy.mkdir(exist_ok=True)
         url = libpq(record.url.render_as_string(hide_password=False))
         run("pg_dump", "--format=custom", "--file", str(copy / "radnode.dump"), url)
-    told = back_up(settings, record, copy)
+    told = back_up(settings, record, copy, actor="anna")
     assert (told.missing, told.schema) == ([], schema.head())
 
 
@@ -115,13 +116,17 @@ def test_a_second_backup_copies_what_is_new_and_lets_go_of_what_is_deleted(
     (settings.data_dir / "models").mkdir(parents=True)
     (settings.data_dir / "models" / "one").write_text("a model")
     uid = delivered_study(record, settings.data_dir, 1)
-    told = back_up(settings, record, copy)
+    told = back_up(settings, record, copy, actor="anna")
     assert (told.files, told.kept, told.removed) == (2, 0, 0)
+    with record.read() as session:
+        (exported,) = audit.entries(session, Wanted(events=("study_exported",)))
+    assert (exported.actor, exported.subject) == ("anna", "")
+    assert exported.detail == {"destination": str(copy), "studies": "all"}
     delivered_study(record, settings.data_dir, 2)
     with record.write() as session:
         deletions.begin_study(session, uid, path_of=path_of_result, actor="anna", reason="asked for")
     carry_out(settings, record, WORKER)
-    told = back_up(settings, record, copy)
+    told = back_up(settings, record, copy, actor="anna")
     assert (told.files, told.kept, told.removed) == (2, 0, 2)
     assert files_below(copy) == files_below(settings.data_dir)
     assert (copy / "models" / "one").read_text() == "a model"
@@ -136,4 +141,6 @@ def test_a_backup_goes_neither_into_the_data_folder_nor_over_other_things(
     (tmp_path / "other" / "thing").touch()
     for wrong in (tmp_path / "other", settings.data_dir / "copy"):
         with pytest.raises(ConfigError):
-            back_up(settings, record, wrong)
+            back_up(settings, record, wrong, actor="anna")
+    with record.read() as session:
+        assert audit.latest(session, Wanted(events=("study_exported",))) is None
