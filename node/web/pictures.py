@@ -11,7 +11,7 @@ from pathlib import Path
 import structlog
 
 from node.confinement import environment
-from node.web.picture_process import EXIT_UNREADABLE
+from node.web.picture_process import EXIT_UNREADABLE, NO_FILES, NO_SOCKETS
 from node.web.problems import Problem
 
 log = structlog.get_logger(__name__)
@@ -21,6 +21,11 @@ _AT_ONCE = 2
 _MOST_WAITING = 8
 _TIMEOUT_S = 40.0
 _KEPT_BYTES = 64 * 1024**2
+# What a process that makes pictures tells -> what the log says where it does not.
+_UNHELD = {
+    NO_SOCKETS: ("picture_maker_may_use_sockets", "this kernel filters no system calls"),
+    NO_FILES: ("picture_maker_may_open_files", "this kernel has no Landlock, or not for this process"),
+}
 
 
 class Pictures:
@@ -31,6 +36,7 @@ class Pictures:
         self._room = threading.BoundedSemaphore(_AT_ONCE + _MOST_WAITING)
         self._kept: OrderedDict[tuple[str, ...], bytes] = OrderedDict()
         self._kept_bytes = 0
+        self._unheld: set[str] = set()
         self._lock = threading.Lock()
 
     def make(self, writer: str, path: Path, *numbers: float | None) -> bytes:
@@ -66,12 +72,25 @@ class Pictures:
             raise Problem(503, "the stored file cannot be opened, or no process be started for it") from error
         finally:
             self._room.release()
+        told_back = done.stderr.decode("utf-8", "replace").rstrip("\n").split("\n")
+        if done.returncode in (0, EXIT_UNREADABLE):
+            self._note_unheld(told_back)
         if done.returncode == EXIT_UNREADABLE:
-            raise Problem(422, done.stderr.decode("utf-8", "replace"))
+            raise Problem(422, told_back[-1])
         if done.returncode != 0:
             log.warning("picture_failed", exit_code=done.returncode, writer=writer)
             raise Problem(422, "the image cannot be decoded within the limits of time and memory")
         return done.stdout
+
+    def _note_unheld(self, lines: list[str]) -> None:
+        """Once for each: every picture of this machine is made under the same kernel."""
+        for held, (event, reason) in _UNHELD.items():
+            with self._lock:
+                new = held not in lines and event not in self._unheld
+                if new:
+                    self._unheld.add(event)
+            if new:
+                log.warning(event, reason=reason)
 
     def _keep(self, key: tuple[str, ...], png: bytes) -> None:
         with self._lock:

@@ -1,18 +1,22 @@
-"""A name in each of DICOM's nineteen character sets (PS3.3 C.12.1.1.2): whole in the record, and byte for byte in the
-results."""
+"""A name in each of DICOM's nineteen character sets (PS3.3 C.12.1.1.2): whole in the record and on the page, and byte
+for byte in the results."""
 
 from __future__ import annotations
 
 from io import BytesIO
+from pathlib import Path
 
 import pytest
+from lxml import html
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_dataset
 
 from node.header import read_header
+from tests.support.records import image, receive
 from tests.support.result_samples import analysed, header, provenance
+from tests.support.web import site
 from workers.results import build_results
 from workers.results.source import raw_bytes
 from workers.results.subject import put_raw
@@ -69,17 +73,22 @@ def sent(character_set: str, name: bytes) -> Dataset:
     return made
 
 
+def read_name(character_set: str, name: bytes) -> str:
+    """As the receiver reads it off a data set."""
+    buffer = DicomBytesIO()
+    buffer.is_implicit_VR, buffer.is_little_endian = False, True
+    write_dataset(buffer, sent(character_set, name))
+    return read_header(buffer.getvalue(), EXPLICIT).patient_name
+
+
 def test_there_are_nineteen() -> None:
     assert len({character_set for character_set, _, _ in NAMES}) == 19
 
 
 @pytest.mark.parametrize(("character_set", "name", "raw"), NAMES, ids=[one[0] or "default" for one in NAMES])
 def test_a_name_is_whole_in_the_record_and_in_the_results(character_set: str, name: str, raw: bytes) -> None:
-    buffer = DicomBytesIO()
-    buffer.is_implicit_VR, buffer.is_little_endian = False, True
-    write_dataset(buffer, sent(character_set, raw))
-    # The record, and so the pages: decoded.
-    assert read_header(buffer.getvalue(), EXPLICIT).patient_name == name
+    # The record: decoded.
+    assert read_name(character_set, raw) == name
     # Report and picture: the very bytes, in a character set that says what they are.
     results = build_results([analysed(sent(character_set, raw), ["pneumonia"])], provenance())
     assert {one.ref.sop_class_uid for one in results}
@@ -87,3 +96,20 @@ def test_a_name_is_whole_in_the_record_and_in_the_results(character_set: str, na
         read = dcmread(BytesIO(one.data))
         assert raw_bytes(read, NAME).rstrip(b" ") == raw
         assert raw_bytes(read, CHARACTER_SET).decode().strip() == character_set
+
+
+def test_every_name_is_whole_on_the_page(tmp_path: Path) -> None:
+    with site(tmp_path) as ward:
+        received = [
+            image(number, f"5.{number}", patient_name=read_name(character_set, raw))
+            for number, (character_set, _, raw) in enumerate(NAMES, start=1)
+        ]
+        receive(ward.record, *received)
+        answer = ward.logged_in("ada").get("/")
+    assert answer.headers["content-type"] == "text/html; charset=utf-8"
+    rows = html.document_fromstring(answer.content).xpath("//tr[@data-key]")
+    shown = {row.get("data-key"): row.xpath("string(.//bdi[@class='patient'])") for row in rows}
+    # In reading order: a comma between the components, a slash between the groups.
+    assert shown == {
+        f"5.{number}": name.replace("^", ", ").replace("=", " / ") for number, (_, name, _) in enumerate(NAMES, start=1)
+    }

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from node import landlock
 from node.web.pictures import Pictures
@@ -54,6 +55,19 @@ def write(file):
     assert file.read(132)[128:] == b"DICM"
     return "\\n".join(attempts(os.getppid())).encode()
 """
+# On a machine whose system calls nobody here has numbers for; with a library that writes half a line.
+_ELSEWHERE = """
+import platform, sys
+from db.errors import UnreadableError
+
+platform.machine = lambda: "riscv64"
+
+def write(file, number):
+    sys.stderr.write("half a line")
+    if number == 1:
+        return b"picture 1"
+    raise UnreadableError("there is no picture 2")
+"""
 _OF_LANDLOCK = {"file", "secrets", "memory of others", "folder", "new file"}
 _ALL = {"socket", "unix socket", "program", "signal", "large file", "memory", "many files"} | (
     _OF_LANDLOCK if landlock.version() else set()
@@ -74,13 +88,33 @@ def test_it_holds_for_what_makes_the_pages_pictures(
     tmp_path: Path, image: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The process that the page starts, with a writer that tries what a decoder might that was taken over."""
-    told = tmp_path / "taken_over-1.dist-info"
+    install(monkeypatch, tmp_path, _WRITER)
+    with capture_logs() as logs:
+        assert set(Pictures().make("taken_over", image).decode().split("\n")) == _ALL
+    assert [one["event"] for one in logs] == ([] if landlock.version() else ["picture_maker_may_open_files"])
+
+
+def test_where_the_kernel_cannot_hold_it_the_log_says_so_once(
+    tmp_path: Path, image: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(monkeypatch, tmp_path, _ELSEWHERE)
+    pictures = Pictures()
+    with capture_logs() as logs:
+        assert pictures.make("taken_over", image, 1) == b"picture 1"
+        with pytest.raises(Problem, match=r"^there is no picture 2$"):
+            pictures.make("taken_over", image, 2)
+    told = [(one["event"], one["log_level"]) for one in logs]
+    assert told == [("picture_maker_may_use_sockets", "warning"), ("picture_maker_may_open_files", "warning")]
+
+
+def install(monkeypatch: pytest.MonkeyPatch, folder: Path, writer: str) -> None:
+    """A package that writes pictures, beside those that are installed."""
+    told = folder / "taken_over-1.dist-info"
     told.mkdir()
     (told / "METADATA").write_text("Metadata-Version: 2.1\nName: taken-over\nVersion: 1\n")
     (told / "entry_points.txt").write_text("[radnode.picture_writers]\ntaken_over = taken_over:write\n")
-    (tmp_path / "taken_over.py").write_text(_WRITER)
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join((str(tmp_path), os.environ.get("PYTHONPATH", ""))))
-    assert set(Pictures().make("taken_over", image).decode().split("\n")) == _ALL
+    (folder / "taken_over.py").write_text(writer)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join((str(folder), os.environ.get("PYTHONPATH", ""))))
 
 
 def test_a_picture_is_made_in_it(image: Path) -> None:

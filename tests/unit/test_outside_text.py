@@ -5,20 +5,30 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from datetime import UTC, datetime
+from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
+from starlette.requests import Request
 
 from db import audit, circuits, schema
 from db.audit import Wanted
 from db.session import Record
+from db.worklist import Filter
 from node import storage
 from node.settings import Settings
 from node.uids import valid_uid
+from node.web import wording
+from node.web.identity import Principal
 from node.web.metrics import render
+from node.web.pages import Pages
+from node.web.permissions import Permission
+from node.web.rows import Line
+from node.web.worklist import Wanted as Wish
 
 ROOT = Path(__file__).parents[2]
 HOSTILE = st.text(
@@ -117,3 +127,84 @@ def test_a_metric_takes_it_as_a_label(record: Record, tmp_path: Path, name: str)
     assert all(family.startswith("radnode_") for family in families)
     with record.write() as session:
         circuits.note_success(session, wanted)
+
+
+class Read(HTMLParser):
+    """A page's elements in order with the names of their attributes, and the text of each `bdi`, which hold what peers
+    wrote."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, ...]] = []
+        self.outside: list[str] = []
+        self._within = False
+        self.feed(page)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, *(name for name, _ in attrs)))
+        self._within = tag == "bdi"
+        if self._within:
+            self.outside.append("")
+
+    def handle_endtag(self, tag: str) -> None:
+        self.elements.append(("/", tag))
+        self._within = False
+
+    def handle_data(self, data: str) -> None:
+        if self._within:
+            self.outside[-1] += data
+
+
+@pytest.fixture(scope="module")
+def pages() -> Pages:
+    return Pages()
+
+
+# A response is UTF-8, which has no half of a surrogate pair; the record has none either.
+@settings(max_examples=50, deadline=None)
+@given(text=HOSTILE.map(lambda text: text.encode(errors="ignore").decode()).filter(bool))
+def test_a_page_shows_it_as_text(pages: Pages, text: str) -> None:
+    read = Read(worklist_of(pages, text))
+    assert read.outside == [wording.person_name(text), text, text, text]
+    assert read.elements == Read(worklist_of(pages, "harmless")).elements
+
+
+def worklist_of(pages: Pages, text: str) -> str:
+    """The worklist with one study, in which everything is this text that a peer may write."""
+    at = datetime(2026, 3, 1, 12, tzinfo=UTC)
+    line = Line(
+        uid="1.2.840.99",
+        patient=text,
+        patient_id=text,
+        accession=text,
+        masked=False,
+        description=text,
+        modalities=(text,),
+        body_parts=(text,),
+        priority="stat",
+        age_s=1.0,
+        target_s=60.0,
+        late=False,
+        state="not-analysed",
+        state_text="not analysed",
+        reason=text,
+        finding=None,
+        models="",
+        deliveries=(),
+        images=1,
+        received_at=at,
+    )
+    answer = pages.render(
+        "worklist.html",
+        Request({"type": "http", "method": "GET", "path": "/", "headers": [], "server": ("127.0.0.1", 80)}),
+        principal=Principal("ada", frozenset(Permission), "csrf"),
+        lines=[line],
+        wish=Wish(Filter(text=text), None, show=True, limit=50),
+        **dict.fromkeys(("next", "newest", "shown", "view"), ""),
+        **dict.fromkeys(("maskable", "filtered", "blinded"), False),
+        **dict.fromkeys(("states", "priorities", "deliveries", "views"), ()),
+        most_views=1,
+        now=at,
+    )
+    return bytes(answer.body).decode()
