@@ -5,8 +5,9 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import get_args
 
-from node.settings import Settings
+from node.settings import Settings, Use
 
 # Host name -> the addresses it has now.
 Resolve = Callable[[str], Iterable[str]]
@@ -26,6 +27,7 @@ REJECTED_PERMANENT = 1
 SERVICE_USER = 1
 CALLING_AE_NOT_RECOGNISED = 3
 CALLED_AE_NOT_RECOGNISED = 7
+EVERYTHING: frozenset[Use] = frozenset(get_args(Use))
 
 
 def judge(settings: Settings, *, called_ae: str, calling_ae: str, address: str, resolve: Resolve) -> Rejection | None:
@@ -50,6 +52,24 @@ def judge(settings: Settings, *, called_ae: str, calling_ae: str, address: str, 
             "no peer entry names its AE title with its address",
         )
     return None
+
+
+def permitted(settings: Settings, *, calling_ae: str, address: str, resolve: Resolve) -> frozenset[Use]:
+    """What a caller may ask for beside C-ECHO; everything where no peer entry names its AE title.
+
+    Of several entries with that title those count that name its address; where none does, what all of them permit.
+
+    resolve: asked only where such entries differ, for those that name a host and no addresses.
+    """
+    named = [peer for peer in settings.peers.values() if peer.ae_title.strip() == calling_ae.strip()]
+    if not named:
+        return EVERYTHING
+    each = [frozenset(peer.may) for peer in named]
+    if len(set(each)) > 1:
+        here = [frozenset(p.may) for p in named if _calls_from(p.addresses, p.host, address, resolve)]
+        if here:
+            return frozenset[Use]().union(*here)
+    return EVERYTHING.intersection(*each)
 
 
 def _calls_from(networks: tuple[str, ...], host: str, address: str, resolve: Resolve) -> bool:

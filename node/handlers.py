@@ -21,9 +21,9 @@ from node import access
 from node.audit.alerts import Alerts
 from node.commitment import COMMITMENT_CLASS, MOST_REPORT_BYTES, CommitmentReport, decode_report, settle_report
 from node.intake import Arrival, Receiver
-from node.settings import Settings
+from node.settings import Settings, Use
 from node.statuses import Status
-from node.syntaxes import supported_contexts
+from node.syntaxes import storage_sop_classes, supported_contexts
 from node.upper_layer import commands, negotiation
 from node.upper_layer.association import Caller, DataSet, Rejected, TurnedAway, printable
 from node.upper_layer.commands import Command
@@ -34,6 +34,8 @@ log = structlog.get_logger(__name__)
 
 _NOT_COMMITTED_RETRY = timedelta(seconds=5)
 _MOST_NAMED = 16
+_STORAGE = frozenset(uid for uid, _ in storage_sop_classes())
+_USE: dict[int, Use] = {commands.C_STORE_RQ: "store", commands.N_ACTION_RQ: "commit"}
 # Abstract syntax not supported, transfer syntaxes not supported (PS3.8 9.3.3.2).
 _NOT_SUPPORTED, _NO_SYNTAX = 0x03, 0x04
 _APPLICATION_CONTEXT_NOT_SUPPORTED = Rejected(1, 1, 2)
@@ -86,12 +88,20 @@ class Handlers:
 
     def accept(self, request: Request, caller: Caller) -> Accepted:
         """Answer the proposals. A sender drops in silence what was not negotiated, so the record says it here."""
-        told = self.settings.notices
-        supported = supported_contexts(ian=told.ian, mpps=told.mpps, commitment=told.commitment)
+        told, may = self.settings.notices, self._may(request.calling_ae, caller.address)
+        supported = supported_contexts(
+            store="store" in may,
+            ian=told.ian and "notify" in may,
+            mpps=told.mpps and "notify" in may,
+            commitment=told.commitment and "commit" in may,
+        )
         accepted = negotiation.accept(request, supported, self.settings.limits.max_pdu_bytes)
         if accepted.missed:
             self._note_missed(accepted.missed, caller)
         return accepted
+
+    def _may(self, calling_ae: str, address: str) -> frozenset[Use]:
+        return access.permitted(self.settings, calling_ae=calling_ae, address=address, resolve=addresses_of)
 
     def _note_missed(self, missed: dict[str, int], caller: Caller) -> None:
         """Classes of the standard have a row each. All others share one, as a peer may invent 128 in every
@@ -129,6 +139,12 @@ class Handlers:
         """The status of C-ECHO, C-STORE, a commitment report (PS3.4 J.3.3) or a notice; no other operation is known."""
         if command.field == commands.C_ECHO_RQ:
             return Status.SUCCESS
+        # A storage context is the permission to store. Others could be tried for what is not permitted: C-ECHO's, which
+        # everybody has, and that of commitment, as whoever is asked for it reports there.
+        use = None if context.abstract_syntax in _STORAGE else _USE.get(command.field)
+        if use is not None and use not in self._may(caller.ae_title, caller.address):
+            log.warning("operation_not_permitted", calling_ae=caller.ae_title, peer_address=caller.address, use=use)
+            return Status.UNRECOGNISED_OPERATION
         if command.field == commands.C_STORE_RQ:
             return self.receiver.take(self._arrival(command, context, caller), data_set)
         if command.field == commands.N_EVENT_REPORT_RQ and context.abstract_syntax == COMMITMENT_CLASS:
@@ -185,4 +201,4 @@ def addresses_of(host: str) -> list[str]:
 def _why_rejected(result: int) -> str:
     if result == _NO_SYNTAX:
         return "none of the proposed transfer syntaxes can be read here"
-    return "the SOP class is not one this node takes"
+    return "the SOP class is not one this node takes, or not from this peer: see its entry's may"

@@ -88,13 +88,14 @@ def storage_sop_classes() -> tuple[tuple[str, str], ...]:
 
 @cache
 def supported_contexts(
-    *, ian: bool = True, mpps: bool = True, commitment: bool = False
+    *, store: bool = True, ian: bool = True, mpps: bool = True, commitment: bool = False
 ) -> tuple[PresentationContext, ...]:
     """What the listener accepts: C-ECHO, every storage class, reports of storage commitment, and notices.
 
     The provider of storage commitment opens the association to report, hence with the roles reversed (PS3.4 J.3.3).
 
     Args:
+        store: the storage classes.
         ian: Instance Availability Notifications.
         mpps: Modality Performed Procedure Steps.
         commitment: requests for storage commitment, in the usual roles.
@@ -105,7 +106,7 @@ def supported_contexts(
     reports.scu_role, reports.scp_role = commitment, True
     return (
         build_context(_VERIFICATION, list(_PLAIN)),
-        *(build_context(uid, syntaxes) for uid, _ in storage_sop_classes()),
+        *(build_context(uid, syntaxes) for uid, _ in storage_sop_classes() if store),
         reports,
         *([build_context(AVAILABILITY_CLASS, list(_PLAIN))] if ian else []),
         *([build_context(PERFORMED_STEP_CLASS, list(_PLAIN))] if mpps else []),

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 import pytest
 
-from node.access import CALLED_AE_NOT_RECOGNISED, CALLING_AE_NOT_RECOGNISED, judge
+from node.access import CALLED_AE_NOT_RECOGNISED, CALLING_AE_NOT_RECOGNISED, EVERYTHING, judge, permitted
 from node.settings import Access, Peer, Settings
 
 PEERS = {
@@ -54,3 +54,26 @@ def test_the_called_title_is_checked_where_configured() -> None:
 def test_known_peers_only_takes_title_and_address_together(calling: str, address: str, welcome: bool) -> None:
     settings = Settings().model_copy(update={"peers": PEERS, "access": Access(known_peers_only=True)})
     assert diagnostic(settings, calling, address) == (None if welcome else CALLING_AE_NOT_RECOGNISED)
+
+
+@pytest.mark.parametrize(
+    ("calling", "address", "may"),
+    [
+        ("STRANGER", "192.0.2.1", EVERYTHING),
+        ("PACS", "192.0.2.1", EVERYTHING),
+        ("CT1 ", "203.0.113.9", {"store"}),
+        ("SHARED", "10.1.0.1", {"store", "notify"}),
+        ("SHARED", "10.2.0.1", {"store", "commit"}),
+        ("SHARED", "203.0.113.9", {"store"}),
+        ("SINK", "192.0.2.9", set()),
+    ],
+)
+def test_a_peer_may_what_its_entry_says(calling: str, address: str, may: set[str]) -> None:
+    peers = PEERS | {
+        "ct": Peer(ae_title="CT1", host="192.0.2.8", may=("store",)),
+        "sink": Peer(ae_title="SINK", host="192.0.2.9", may=()),
+        "one": Peer(ae_title="SHARED", host="10.1.0.1", may=("store", "notify")),
+        "two": Peer(ae_title="SHARED", host="10.2.0.1", may=("store", "commit")),
+    }
+    settings = Settings().model_copy(update={"peers": peers})
+    assert permitted(settings, calling_ae=calling, address=address, resolve=resolve) == may
