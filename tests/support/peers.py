@@ -189,8 +189,10 @@ class PickyArchive:
         association.send_n_event_report(report, 1, _COMMITMENT, _COMMITMENT_INSTANCE)
 
     def take(self, *, reports: bool) -> None:
-        """Accept what results are, or nothing of it, in the associations to come."""
+        """Accept what results are, or nothing of it, from now on; open associations end, as in a restart."""
         self.server.contexts = _contexts() if reports else []
+        for association in self.server.active_associations:
+            association.abort()
 
 
 def _contexts() -> list[PresentationContext]:
