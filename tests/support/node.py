@@ -20,7 +20,7 @@ import psutil
 from db import listing
 from db.session import Record
 from node.settings import load
-from tests.support.processes import eventually, free_port
+from tests.support.processes import POLL_S, eventually, free_port
 
 START_TIMEOUT_S = 180.0
 """The first start on a machine compiles the model, with TensorFlow."""
@@ -73,12 +73,12 @@ class Node:
         with self.log.open("ab") as output:
             self.process = self.spawn("serve", output=output)
 
-        def ready() -> bool:
-            assert self.process is not None
-            assert self.process.poll() is None, f"the node ended:\n{self.tail()}"
-            return b'"event": "ready"' in self.log.read_bytes()[before:]
+        def ready(node: Node) -> bool:
+            assert node.process is not None
+            assert node.process.poll() is None, "the node ended"
+            return b'"event": "ready"' in node.log.read_bytes()[before:]
 
-        eventually("the node is ready", ready, timeout_s=START_TIMEOUT_S)
+        self.wait("the node is ready", ready, timeout_s=START_TIMEOUT_S, poll_s=POLL_S)
 
     def spawn(self, *arguments: str, output: IO[bytes]) -> subprocess.Popen[bytes]:
         """A `radnode` command with this node's settings, as a service: in a process group of its own."""
@@ -153,10 +153,10 @@ class Node:
         with self.record() as record, record.read() as session:
             return what(session)
 
-    def wait(self, what: str, probe: Callable[[Node], Any], *, timeout_s: float = 60.0) -> Any:
+    def wait(self, what: str, probe: Callable[[Node], Any], *, timeout_s: float = 60.0, poll_s: float = 0.1) -> Any:
         """`probe`'s first truthy value; the log's end is shown when there is none."""
         try:
-            return eventually(what, lambda: probe(self), timeout_s=timeout_s, poll_s=0.1)
+            return eventually(what, lambda: probe(self), timeout_s=timeout_s, poll_s=poll_s)
         except BaseException:
             sys.stderr.write(f"--- log of the node ---\n{self.tail()}\n")
             raise
@@ -212,8 +212,8 @@ def peer_toml(name: str, ae_title: str, port: int, **options: Any) -> str:
 def running_node(folder: Path, extra_toml: str = "", **options: Any) -> Iterator[Node]:
     """A node that is stopped, and by force if need be, at the end."""
     node = Node(folder, extra_toml, **options)
-    node.start()
     try:
+        node.start()
         yield node
     finally:
         if node.process is not None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import random
 import shutil
 import signal
 import socket
@@ -18,6 +20,8 @@ T = TypeVar("T")
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 20.0
 POLL_S = 0.02
+FIRST_PORT = 10_000
+"""Below are well-known ones."""
 
 
 def program(name: str, package: str) -> str:
@@ -33,10 +37,33 @@ def program(name: str, package: str) -> str:
 
 
 def free_port() -> int:
-    """A TCP port on loopback that nobody listens on right now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A TCP port on loopback for a server of this test: nobody has it now, and nobody else is given it.
+
+    One the kernel chooses may be the local end of some client's connection before the server binds it, or while it is
+    down: then the server never starts.
+    """
+    for port in _ports:
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+        return port
+    pytest.fail("no port of those for servers is left")
+
+
+def _server_ports() -> Iterator[int]:
+    """Ports below those the kernel gives to clients, each once: every side of a parallel run (pytest-xdist) has its
+    own, and two runs on one machine begin at different places.
+    """
+    below = max(int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0]), 2 * FIRST_PORT)
+    side = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    ports = range(FIRST_PORT + side, below, int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))
+    start = random.randrange(len(ports))
+    return iter([*ports[start:], *ports[:start]])
+
+
+_ports = _server_ports()
 
 
 def listens(port: int) -> bool:
