@@ -11,31 +11,27 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 
 from db import deliveries, readings, users
 from models.registry import SHIPPED
 from node.settings import Peer, Settings
 from node.web.permissions import Role
 from node.web.server import serve_until
+from tests.support import browser
+from tests.support.browser import violations
 from tests.support.listening import chest_file
-from tests.support.processes import free_port, program
+from tests.support.processes import free_port
 from tests.support.web import PASSWORD, Site
 from tests.support.web_studies import HOSTILE, Made, read_study, refused_study, send_all, waiting_study
 
 pytestmark = pytest.mark.e2e
 
-WCAG = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
-
 
 @pytest.fixture(scope="module")
 def chromium() -> Iterator[Browser]:
-    path = program("chromium", "chromium")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        yield browser
-        browser.close()
+    with browser.chromium() as opened:
+        yield opened
 
 
 class Ward:
@@ -81,29 +77,12 @@ def ward(tmp_path: Path) -> Iterator[Ward]:
 
 @pytest.fixture
 def page(chromium: Browser) -> Iterator[Page]:
-    context = chromium.new_context()
-    context.set_default_timeout(10_000)
-    opened = context.new_page()
-    complaints: list[str] = []
-    opened.on("console", lambda said: complaints.append(said.text) if said.type == "error" else None)
-    opened.on("pageerror", lambda error: complaints.append(str(error)))
-    yield opened
-    context.close()
-    # The status of a refused page is told there too, which the test itself asked for.
-    assert [said for said in complaints if "status of 4" not in said] == []
+    with browser.new_page(chromium) as opened:
+        yield opened
 
 
 def log_in(page: Page, ward: Ward, name: str = "ada") -> None:
-    page.goto(ward.url)
-    page.get_by_label("Name").fill(name)
-    page.get_by_label("Password").fill(PASSWORD)
-    page.get_by_role("button", name="Log in").click()
-    expect(page.get_by_role("heading", name="Worklist")).to_be_visible()
-
-
-def violations(page: Page) -> list[str]:
-    found = Axe().run(page, options={"runOnly": WCAG}).response["violations"]
-    return [f"{one['id']}: {[node['html'][:120] for node in one['nodes']]}" for one in found]
+    browser.log_in(page, ward.url, name)
 
 
 def judge(page: Page, ward: Ward, key: str) -> None:
