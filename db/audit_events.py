@@ -27,6 +27,8 @@ Event = Literal[
     "order_mismatched",
     "notice_received",
     "commitment_asked",
+    "workitem_claimed",
+    "workitem_performed",
     # Work and its results.
     "job_finished",
     "job_parked",
@@ -93,6 +95,8 @@ UID_SUBJECTS: frozenset[Event] = frozenset(
         "order_mismatched",
         "notice_received",
         "commitment_asked",
+        "workitem_claimed",
+        "workitem_performed",
         "result_sent",
         "delivery_dead",
         "study_viewed",

@@ -102,6 +102,19 @@ class PledgeState(StrEnum):
     GIVEN_UP = "GIVEN_UP"  # it could not be told in time, and will ask again
 
 
+class PerformanceState(StrEnum):
+    """A work item of another system's that this node performs (PS3.4 CC.1.1, from the performer's side)."""
+
+    CLAIMING = "CLAIMING"  # its manager is, or was, asked for it; the answer is not on record
+    HELD = "HELD"  # it is IN PROGRESS under this node's transaction UID
+    COMPLETING = "COMPLETING"  # done here; its manager has still to be told
+    CANCELING = "CANCELING"  # not to be done here; its manager has still to be told
+    COMPLETED = "COMPLETED"
+    CANCELED = "CANCELED"
+    LOST = "LOST"  # another performer has it, or its manager has ended it or knows it no more
+    GIVEN_UP = "GIVEN_UP"  # its manager could not be told in time; waits for a person
+
+
 class Scope(StrEnum):
     STUDY = "STUDY"
     INSTANCE = "INSTANCE"
@@ -241,6 +254,20 @@ PLEDGE_TRANSITIONS = frozenset(
     }
 )
 
+_F = PerformanceState
+PERFORMANCE_TRANSITIONS = frozenset(
+    {
+        *((_F.CLAIMING, target) for target in (_F.HELD, _F.LOST, _F.GIVEN_UP)),
+        # Nobody else has taken it meanwhile.
+        (_F.GIVEN_UP, _F.CLAIMING),
+        *((_F.HELD, target) for target in (_F.COMPLETING, _F.CANCELING, _F.LOST)),
+        *((_F.COMPLETING, target) for target in (_F.COMPLETED, _F.LOST, _F.GIVEN_UP)),
+        # Its manager does not take it as completed, and says so for good.
+        (_F.COMPLETING, _F.CANCELING),
+        *((_F.CANCELING, target) for target in (_F.CANCELED, _F.LOST, _F.GIVEN_UP)),
+    }
+)
+
 TRANSITIONS: dict[type[StrEnum], frozenset[tuple[StrEnum, StrEnum]]] = {
     StudyState: frozenset(STUDY_TRANSITIONS),
     InstanceState: frozenset(INSTANCE_TRANSITIONS),
@@ -252,4 +279,5 @@ TRANSITIONS: dict[type[StrEnum], frozenset[tuple[StrEnum, StrEnum]]] = {
     OrderState: frozenset(ORDER_TRANSITIONS),
     NoticeState: frozenset(NOTICE_TRANSITIONS),
     PledgeState: frozenset(PLEDGE_TRANSITIONS),
+    PerformanceState: frozenset(PERFORMANCE_TRANSITIONS),
 }

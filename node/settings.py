@@ -24,6 +24,7 @@ from node.settings_audit import AuditTrail
 from node.settings_hl7 import Hl7
 from node.settings_retention import Retention
 from node.settings_section import Section, is_loopback
+from node.settings_ups import Ups
 from node.settings_web import Web
 from node.settings_worklist import Notices, Worklist
 
@@ -105,6 +106,11 @@ class Peer(Section):
     tls: bool = Field(False, description="Send to it over TLS.")
     sr_sop_class: Literal["auto", "comprehensive-3d", "comprehensive", "enhanced"] = Field(
         "auto", description="SR storage class to send; auto takes the best the peer accepts."
+    )
+    key_objects: bool = Field(
+        False,
+        description="Send it a Key Object Selection beside the report wherever something was found: images with "
+        "findings, their Grad-CAM pictures and the report, under the title Of Interest.",
     )
     proof: Literal["auto", "commitment", "read-back", "none"] = Field(
         "auto", description="How a delivery is confirmed; auto asks for storage commitment, else reads back by C-FIND."
@@ -272,6 +278,7 @@ class Settings(BaseSettings):
     notices: Notices = Notices()
     retention: Retention = Retention()
     hl7: Hl7 = Hl7()
+    ups: Ups = Ups()
     peers: dict[Name, Peer] = Field(default_factory=dict, description="DICOM peers by name.")
     routes: tuple[Route, ...] = Field(
         default_factory=lambda: (Route.chest_radiographs(),), description="Routing rules."
@@ -303,6 +310,9 @@ class Settings(BaseSettings):
             )
         if self.worklist.peer and self.worklist.peer not in self.peers:
             raise ValueError(f"worklist.peer is {self.worklist.peer}, which no [peers.…] entry names")
+        for name, manager in self.ups.managers.items():
+            if manager.peer not in self.peers:
+                raise ValueError(f"ups.managers.{name}.peer is {manager.peer}, which no [peers.…] entry names")
         if not is_loopback(self.dicom_host):
             if self.tls.certificate is None and not self.access.allow_plain_beyond_loopback:
                 raise ValueError(

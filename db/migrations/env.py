@@ -9,6 +9,7 @@ import db.audit_tables
 import db.hl7_tables
 import db.house_tables
 import db.order_tables
+import db.performance_tables
 import db.reader_tables  # noqa: F401 - the tables of all of them belong to the metadata
 from db.tables import Base
 
