@@ -88,6 +88,7 @@ class NoticeKind(StrEnum):
     IAN = "IAN"  # Instance Availability Notification
     MPPS = "MPPS"  # Modality Performed Procedure Step
     COMMITMENT = "COMMITMENT"  # a request for storage commitment: whoever asks has sent all it names
+    WORKITEM = "WORKITEM"  # a Unified Procedure Step whose input is ready
 
 
 class NoticeState(StrEnum):
@@ -113,6 +114,23 @@ class PerformanceState(StrEnum):
     CANCELED = "CANCELED"
     LOST = "LOST"  # another performer has it, or its manager has ended it or knows it no more
     GIVEN_UP = "GIVEN_UP"  # its manager could not be told in time; waits for a person
+
+
+class WorkitemState(StrEnum):
+    """Procedure Step State (0074,1000) of a Unified Procedure Step (PS3.4 CC.1.1)."""
+
+    SCHEDULED = "SCHEDULED"
+    IN_PROGRESS = "IN PROGRESS"  # claimed: whoever did alone knows its Transaction UID
+    COMPLETED = "COMPLETED"
+    CANCELED = "CANCELED"
+
+
+class TidingState(StrEnum):
+    """Of an event of a work item that a subscriber is to be told."""
+
+    WAITING = "WAITING"
+    TOLD = "TOLD"
+    GIVEN_UP = "GIVEN_UP"  # it could not be told in time
 
 
 class Scope(StrEnum):
@@ -268,6 +286,14 @@ PERFORMANCE_TRANSITIONS = frozenset(
     }
 )
 
+_W = WorkitemState
+WORKITEM_TRANSITIONS = frozenset(
+    {(_W.SCHEDULED, _W.IN_PROGRESS), (_W.IN_PROGRESS, _W.COMPLETED), (_W.IN_PROGRESS, _W.CANCELED)}
+)
+
+_T = TidingState
+TIDING_TRANSITIONS = frozenset({(_T.WAITING, _T.TOLD), (_T.WAITING, _T.GIVEN_UP)})
+
 TRANSITIONS: dict[type[StrEnum], frozenset[tuple[StrEnum, StrEnum]]] = {
     StudyState: frozenset(STUDY_TRANSITIONS),
     InstanceState: frozenset(INSTANCE_TRANSITIONS),
@@ -279,5 +305,7 @@ TRANSITIONS: dict[type[StrEnum], frozenset[tuple[StrEnum, StrEnum]]] = {
     OrderState: frozenset(ORDER_TRANSITIONS),
     NoticeState: frozenset(NOTICE_TRANSITIONS),
     PledgeState: frozenset(PLEDGE_TRANSITIONS),
+    WorkitemState: frozenset(WORKITEM_TRANSITIONS),
+    TidingState: frozenset(TIDING_TRANSITIONS),
     PerformanceState: frozenset(PERFORMANCE_TRANSITIONS),
 }
