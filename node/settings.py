@@ -21,9 +21,10 @@ from db.errors import ConfigError
 from node.broker_url import checked
 from node.rules import Route
 from node.settings_audit import AuditTrail
+from node.settings_checks import require_guarded, require_names
 from node.settings_hl7 import Hl7
 from node.settings_retention import Retention
-from node.settings_section import Section, is_loopback
+from node.settings_section import Section
 from node.settings_ups import Ups
 from node.settings_web import Web
 from node.settings_worklist import Notices, Worklist
@@ -252,6 +253,9 @@ class Settings(BaseSettings):
     web_port: Port = Field(8042, description="Port of the web side.")
     database_url: str = Field("", description="SQLAlchemy URL; empty means SQLite in the data folder.")
     broker_url: str = Field("", description="Redis or Valkey URL; empty starts an embedded Valkey server.")
+    allow_weak_broker: bool = Field(
+        False, description="Permit a broker beyond loopback in the clear, unchecked or without a password."
+    )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Least severe level logged.")
     log_format: Literal["auto", "json", "text"] = Field(
         "auto", description="auto is text on a terminal and JSON elsewhere."
@@ -286,50 +290,8 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _consistent(self) -> Settings:
-        names = [route.name for route in self.routes]
-        if len(names) != len(set(names)):
-            raise ValueError("two routes have the same name; results are counted per route, so names must differ")
-        for route in self.routes:
-            known = {"sender", *self.peers, *self.hl7.destinations}
-            unknown = [d for d in route.destinations if d not in known]
-            if unknown:
-                raise ValueError(
-                    f"route {route.name} sends to {', '.join(unknown)}, which no [peers.…] or [hl7.destinations.…] "
-                    "entry names"
-                )
-        twice = sorted({*self.peers} & {*self.hl7.destinations})
-        if twice:
-            raise ValueError(f"{', '.join(twice)}: a DICOM peer and an HL7 destination need different names")
-        if self.hl7.listener.enabled and self.hl7.listener.tls and self.tls.certificate is None:
-            raise ValueError("hl7.listener.tls needs [tls] certificate and private_key")
-        deletes = self.retention.images_days > 0 or self.retention.delete_early
-        if self.notices.commitment and deletes and not self.notices.commitment_although_deleting:
-            raise ValueError(
-                "notices.commitment promises to keep what [retention] deletes; set retention.images_days = 0 and "
-                "delete_early = false, or notices.commitment_although_deleting = true where whoever asks keeps its own"
-            )
-        if self.worklist.peer and self.worklist.peer not in self.peers:
-            raise ValueError(f"worklist.peer is {self.worklist.peer}, which no [peers.…] entry names")
-        for name, manager in self.ups.managers.items():
-            if manager.peer not in self.peers:
-                raise ValueError(f"ups.managers.{name}.peer is {manager.peer}, which no [peers.…] entry names")
-        if not is_loopback(self.dicom_host):
-            if self.tls.certificate is None and not self.access.allow_plain_beyond_loopback:
-                raise ValueError(
-                    "dicom_host lies beyond loopback without TLS; "
-                    "set [tls] or access.allow_plain_beyond_loopback = true"
-                )
-            if not self.access.known_peers_only and not self.access.allow_unknown_beyond_loopback:
-                raise ValueError(
-                    "dicom_host lies beyond loopback and any peer may call; set access.known_peers_only = true, "
-                    "or access.allow_unknown_beyond_loopback = true"
-                )
-        in_the_clear = self.web.certificate is None and not self.web.allow_plain_beyond_loopback
-        if not is_loopback(self.web_host) and in_the_clear:
-            raise ValueError(
-                "web_host lies beyond loopback without HTTPS; set [web] certificate and private_key, "
-                "or web.allow_plain_beyond_loopback = true behind a proxy that speaks it"
-            )
+        require_names(self)
+        require_guarded(self)
         return self
 
     @property

@@ -124,7 +124,7 @@ def _exposure(settings: Settings) -> Iterator[Finding]:
             "access",
             Grade.WARN,
             f"the broker lies beyond loopback and {' and '.join(weak)}",
-            "Use rediss://:PASSWORD@HOST:PORT/0?ssl_ca_certs=CA.pem, or a network that nobody else reaches.",
+            "Use rediss://:PASSWORD@HOST:PORT/0?ssl_ca_certs=CA.pem, or see that nobody else reaches that network.",
         )
 
 

@@ -67,8 +67,8 @@ def test_a_program_that_ends_by_an_error_says_so(tmp_path: Path) -> None:
 
 def test_changed_sections_are_named_and_no_value_is(tmp_path: Path, run: Callable[..., None]) -> None:
     run()
-    run(limits={"max_associations": 7}, broker_url="redis://:hunter2@broker.example.org/0", log_level="DEBUG")
-    run(limits={"max_associations": 7}, broker_url="redis://:hunter3@broker.example.org/0", log_level="DEBUG")
+    run(limits={"max_associations": 7}, broker_url="rediss://:hunter2@broker.example.org/0", log_level="DEBUG")
+    run(limits={"max_associations": 7}, broker_url="rediss://:hunter3@broker.example.org/0", log_level="DEBUG")
     changes = [one for one in trail(tmp_path) if one.event == "settings_changed"]
     assert [one.detail["changed"] for one in changes] == [[], ["limits", "top"]], "a new password is no new setting"
     assert "hunter" not in repr(changes)

@@ -72,6 +72,18 @@ def test_a_port_that_another_program_uses(tmp_path: Path, taken_port: int) -> No
     assert found.remedy
 
 
+def test_a_weak_broker_is_pointed_out_and_its_password_is_not(tmp_path: Path) -> None:
+    path = tmp_path / "radnode.toml"
+    path.write_text(
+        f'data_dir = "{tmp_path / "data"}"\nbroker_url = "redis://:secret@broker.invalid/0"\nallow_weak_broker = true\n'
+    )
+    found = findings(path)
+    assert found["access"].grade is Grade.WARN
+    assert "reached in the clear" in found["access"].detail
+    assert found["broker"].grade is Grade.FAIL
+    assert "secret" not in repr(found)
+
+
 # pynetdicom leaves the socket of a refused connection to the garbage collector.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_peer_that_is_away(tmp_path: Path) -> None:

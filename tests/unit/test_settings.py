@@ -49,10 +49,10 @@ def test_the_environment_outweighs_the_file_and_the_file_the_defaults(
 
 
 def test_services_of_ones_own_are_used_as_named() -> None:
-    own = Settings(database_url="postgresql://db/radnode", broker_url="redis://cache/3")
+    own = Settings(database_url="postgresql://db/radnode", broker_url="redis://127.0.0.1/3")
     assert own.record_url == "postgresql://db/radnode"
     assert not own.embedded_broker
-    assert own.effective_broker_url == "redis://cache/3"
+    assert own.effective_broker_url == "redis://127.0.0.1/3"
 
 
 def test_settings_are_frozen() -> None:
@@ -74,6 +74,8 @@ def test_settings_are_frozen() -> None:
         ('[tls]\ncertificate = "a.pem"\nprivate_key = "b.pem"', "needs ca"),
         ('dicom_host = "0.0.0.0"', "without TLS"),
         ('dicom_host = "0.0.0.0"\n[access]\nallow_plain_beyond_loopback = true', "known_peers_only"),
+        ('broker_url = "redis://:secret@cache/0"', "reached in the clear"),
+        ('broker_url = "rediss://cache/0"', "wants no password"),
         ('[peers.pacs]\nae_title = "PACS"\nhost = "pacs"\naddresses = ["10.0.0.0/99"]', "peers.pacs.addresses"),
         ('[peers."no spaces"]\nae_title = "PACS"\nhost = "pacs"', "peers"),
         ("ae_title = ", "no valid TOML"),
@@ -85,6 +87,15 @@ def test_a_wrong_setting_is_named(tmp_path: Path, text: str, named: str) -> None
     with pytest.raises(ConfigError) as caught:
         load(written(tmp_path, text))
     assert named in str(caught.value)
+
+
+def test_a_weak_broker_is_taken_where_the_settings_say_so(tmp_path: Path) -> None:
+    url = "redis://:secret@cache/0"
+    with pytest.raises(ConfigError) as caught:
+        load(written(tmp_path, f'broker_url = "{url}"'))
+    assert "secret" not in str(caught.value)
+    assert load(written(tmp_path, f'broker_url = "{url}"\nallow_weak_broker = true')).broker_url == url
+    assert load(written(tmp_path, 'broker_url = "rediss://:secret@cache/0"')).broker_url
 
 
 def test_a_wrong_value_is_never_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
