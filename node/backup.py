@@ -31,7 +31,7 @@ RECORD = "radnode.db"
 MARK = "radnode-backup"
 _TRIES = 3
 # What a node makes anew, or what belongs to running processes.
-_LEFT_OUT = {*KINDS, "incoming", "removing", "broker", "alive", "radnode.pid", "radnode.lock"}
+_LEFT_OUT = {*KINDS, "incoming", "removing", "broker", "alive", "bells", "radnode.pid", "radnode.lock"}
 
 
 @dataclass

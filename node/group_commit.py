@@ -13,7 +13,7 @@ from db.domain import Intake, NewInstance
 from db.errors import RecordUnavailable, RetriableError, StudyGoing
 from db.intake import record_instances
 from db.session import Record
-from node import storage
+from node import bell, storage
 
 _GOING = "its study, or its own earlier file, is being deleted; send it again in a minute"
 
@@ -92,6 +92,7 @@ class GroupCommit:
         # Only now, when the commit has come back.
         for one, outcome in zip(group, outcomes, strict=True):
             one.outcome = StudyGoing(_GOING) if outcome is Intake.GOING else outcome
+        bell.ring(self._data_dir, bell.SWEEPER)
 
     def _require_files(self, group: Sequence[_Waiting]) -> None:
         """The old file of an image that was deleted had the same name: was it removed after ours had come in its place?

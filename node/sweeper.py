@@ -15,7 +15,7 @@ from db.domain import StudyView
 from db.errors import ConflictError, PermanentError, RetriableError
 from db.session import Record
 from db.types import utcnow
-from node import scu
+from node import bell, scu
 from node.settings import Peer, Settings
 from node.syntaxes import readable_sop_classes
 from node.verdicts import StudyPlan, plan
@@ -29,14 +29,23 @@ _FAILED_FIRST_S, _FAILED_MAX_S = 5.0, 3600.0
 
 # (study) -> images the PACS says the study has, or None.
 ExpectedCount = Callable[[StudyView], int | None]
+# (stop, seconds) -> whether stop is set: until then, or until a bell rings.
+Wait = Callable[[threading.Event, float], bool]
 
 
 class Sweeper:
     """Judges studies one by one; a study that cannot be judged never holds up the next."""
 
-    def __init__(self, settings: Settings, record: Record, expected: ExpectedCount | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        record: Record,
+        expected: ExpectedCount | None = None,
+        wait: Wait = threading.Event.wait,
+    ) -> None:
         self.settings = settings
         self.record = record
+        self.wait = wait
         self.expected = expected or PacsCounts(settings, record)
         self.readable = readable_sop_classes(settings.read_secondary_captures, settings.read_for_processing)
         # Study row id -> failures in a row.
@@ -44,7 +53,7 @@ class Sweeper:
 
     def run(self, stop: threading.Event) -> None:
         """Until `stop` is set. The record being away is waited out."""
-        while not stop.wait(self.settings.completeness.sweep_interval_s):
+        while not self.wait(stop, self.settings.completeness.sweep_interval_s):
             try:
                 self.run_once()
             except RetriableError as error:
@@ -102,6 +111,7 @@ class Sweeper:
                 ask_order=decided.ask_order,
             )
         if opened:
+            bell.ring(self.settings.data_dir, bell.RELAY)
             log.info(
                 "study_routed",
                 study_instance_uid=study.study_instance_uid,

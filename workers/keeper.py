@@ -17,6 +17,7 @@ from db.session import Record
 from node import logs
 from node.audit import activity
 from node.audit import service as audit_service
+from node.bell import RELAY, SWEEPER, Bell
 from node.cli.common import Config, open_record
 from node.cli.run import stop_event
 from node.processes import report_ready
@@ -51,10 +52,12 @@ def keeper(config: Config = None) -> None:
 
 def run_keeper(settings: Settings, record: Record, stop: threading.Event) -> None:
     """Until `stop` is set, or until one of the loops fails in a way that waiting does not mend."""
-    relay = Relay(record, Publisher(make_app(settings)), sign_in(settings, "relay"))
+    arrivals = Bell(settings.data_dir, SWEEPER, deaf_s=settings.completeness.sweep_interval_s)
+    due = Bell(settings.data_dir, RELAY)
+    relay = Relay(record, Publisher(make_app(settings)), sign_in(settings, "relay"), due.wait)
     failed: list[RadnodeError] = []
     loops: dict[str, Callable[[threading.Event], None]] = {
-        "sweeper": Sweeper(settings, record).run,
+        "sweeper": Sweeper(settings, record, wait=arrivals.wait).run,
         "orders": OrderDesk(settings, record).run,
         **({"commitments": CommitmentReporter(settings, record).run} if settings.notices.commitment else {}),
         "relay": relay.run,

@@ -13,12 +13,14 @@ from db.session import Record
 
 log = structlog.get_logger(__name__)
 
-# A look takes 0.2 ms; twice for each study, half of this is what its result comes later.
+# For what no bell rang: of another machine, or what waited for its time. A look takes 0.2 ms.
 _POLL_S = 0.02
 _LEASE_S = 30.0
 _BATCH = 200
 _PAUSE_FIRST_S, _PAUSE_MAX_S = 1.0, 5.0
 
+# (stop, seconds) -> whether stop is set: until then, or until a bell rings.
+Wait = Callable[[threading.Event, float], bool]
 # (topic, subject): puts the message on the broker, or raises BrokerUnavailable.
 Publish = Callable[[str, str], None]
 
@@ -26,10 +28,11 @@ Publish = Callable[[str, str], None]
 class Relay:
     """Moves due rows to the broker until told to stop."""
 
-    def __init__(self, record: Record, publish: Publish, owner: str) -> None:
+    def __init__(self, record: Record, publish: Publish, owner: str, wait: Wait = threading.Event.wait) -> None:
         self.record = record
         self.publish = publish
         self.owner = owner
+        self.wait = wait
 
     def run(self, stop: threading.Event) -> None:
         """Until `stop` is set. The record or the broker being away is waited out, longer each time."""
@@ -44,7 +47,7 @@ class Relay:
                 pause_s = min(pause_s * 2, _PAUSE_MAX_S)
                 continue
             if not moved:
-                stop.wait(_POLL_S)
+                self.wait(stop, _POLL_S)
 
     def run_once(self) -> int:
         """Publish what is due; returns how many messages. Raises RecordUnavailable or BrokerUnavailable."""
