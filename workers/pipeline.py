@@ -25,7 +25,7 @@ from db.states import InstanceState, ModelState
 from db.types import utcnow
 from models.contracts import ModelIdentity
 from models.errors import ModelError
-from node import storage
+from node import bell, storage
 from node.header import Header
 from node.settings import Settings, config_digest
 from node.version import VERSION
@@ -124,6 +124,7 @@ def _carry_out(worker: Worker, job: ClaimedJob) -> None:
     with worker.record.write() as session:
         identities.require_unchanged(session, job.study_instance_uid, identity)
         jobs.finish(session, job.id, worker.owner, outcome)
+    bell.ring(worker.settings.data_dir, bell.RELAY)
     log.info("job_finished", analysed=analysis.analysed, results=len(results), destinations=len(names))
     _read_in_shadow(worker, job, files)
 
