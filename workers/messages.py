@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import time
 import warnings
-from datetime import timedelta
 
 import structlog
 from pydicom import Dataset, dcmread
 
-from db import circuits, deliveries, hl7_spool, identities
+from db import circuits, hl7_spool, identities
 from db.domain import DueDelivery
 from db.errors import ConfigError, PeerUnavailable, PermanentError, StorageFull
 from db.hl7_spool import Matter, Spooled
@@ -19,81 +17,42 @@ from node.settings import Settings
 from node.settings_hl7 import Hl7Destination
 from node.worklist.hl7 import oru
 from node.worklist.hl7.link import Answer, Link
-from workers.backoff import backoff_s
+from workers import queues
 from workers.deliver import ResultGone, Sender
 from workers.results.texts import DISCLAIMER
 
 log = structlog.get_logger(__name__)
 
-_LEASE_S = 600.0
-# Then another message of the broker goes on with it: a task must end long before its time limit.
-_AT_MOST_S = 60.0
-
 
 def run_messages(sender: Sender, destination: str) -> None:
     """Send what waits for an HL7 destination, in order, until something has to wait. Raises RecordUnavailable only."""
     to = sender.settings.hl7.destinations[destination]
-    until = time.monotonic() + _AT_MOST_S
     with structlog.contextvars.bound_contextvars(destination=destination), Link(sender.settings, to) as link:
-        while (due := _next(sender, destination)) is not None:
-            if not _send(sender, to, link, due):
-                return
-            if time.monotonic() > until:
-                with sender.record.write() as session:
-                    hl7_spool.announce(session, destination)
-                return
-
-
-def hand_back_messages(sender: Sender, destination: str, reason: str) -> None:
-    """Sending was cut short from outside (time limit, unforeseen error): later again, or a dead letter."""
-    with sender.record.read() as session:
-        due = hl7_spool.held(session, destination, sender.owner)
-    for one in due:
-        _again(sender, one, reason, sender.settings.delivery.max_attempts)
-
-
-def _next(sender: Sender, destination: str) -> DueDelivery | None:
-    with sender.record.read() as session:
-        if not hl7_spool.head_due(session, destination):
-            return None
-    lease_s = max(_LEASE_S, 2.0 * sender.settings.work.hard_time_limit_s)
-    with sender.record.write() as session:
-        # By the same index as before: somebody else may have taken the head meanwhile.
-        if not hl7_spool.head_due(session, destination):
-            return None
-        open_until = circuits.open_until(session, destination)
-        if open_until is not None:
-            hl7_spool.rest(session, destination, open_until, "the destination is left alone after failures")
-            return None
-        return hl7_spool.claim_head(session, destination, sender.owner, lease_s=lease_s)
+        queues.run(sender, destination, lambda due: _send(sender, to, link, due))
 
 
 def _send(sender: Sender, to: Hl7Destination, link: Link, due: DueDelivery) -> bool:
     """Bring one delivery as far as it goes now; False where the queue has to wait."""
     limit = sender.settings.delivery.max_attempts
-    if due.attempt > limit:
-        return _give_up(sender, due, f"tried {limit} times, no sender ever finished")
     connected = False
     try:
         link.open()
         connected = True
         return _say_all(sender, to, link, due)
     except PeerUnavailable as error:
-        _note_failure(sender, due.destination)
+        queues.note_failure(sender, due.destination)
         # A system that is away for a week finds all of it when it is back.
-        return _again(sender, due, str(error), limit, count=connected)
+        return queues.again(sender, due, str(error), limit, count=connected)
     except (StorageFull, ConfigError) as error:
-        return _again(sender, due, str(error), limit, count=False)
+        return queues.again(sender, due, str(error), limit, count=False)
     except PermanentError as error:
-        return _give_up(sender, due, str(error))
+        return queues.give_up(sender, due, str(error))
 
 
 def _say_all(sender: Sender, to: Hl7Destination, link: Link, due: DueDelivery) -> bool:
     report = _report(sender, to, due)
     if report is None:
-        with sender.record.write() as session:
-            reason = "not analysed, which the settings keep from this destination"
-            return hl7_spool.withdraw(session, due, sender.owner, reason)
+        return queues.withdraw(sender, due, "not analysed, which the settings keep from this destination")
     kinds = [oru.RESULT]
     if to.priority_change != "off" and report.priority != "routine":
         kinds.append(to.priority_change)
@@ -112,14 +71,14 @@ def _say_all(sender: Sender, to: Hl7Destination, link: Link, due: DueDelivery) -
         if not positive:
             return _refused(sender, to, due, kind, answer)
         log.info("message_sent", kind=kind, control_id=message.control_id, attempt=due.attempt)
-    return _accept(sender, due, "acknowledged (AA)")
+    return queues.accept(sender, due, "acknowledged (AA)")
 
 
 def _refused(sender: Sender, to: Hl7Destination, due: DueDelivery, kind: str, answer: Answer) -> bool:
     if answer.try_again:
-        return _again(sender, due, f"{kind} was answered {answer.code}: try again", to.max_errors)
+        return queues.again(sender, due, f"{kind} was answered {answer.code}: try again", to.max_errors)
     said = f"answered {answer.code}: refused" if answer.code in {"AR", "CR"} else "answered by no code of table 0008"
-    return _give_up(sender, due, f"{kind} was {said}; see the receiver's log, then `radnode retry`")
+    return queues.give_up(sender, due, f"{kind} was {said}; see the receiver's log, then `radnode retry`")
 
 
 def _message(sender: Sender, to: Hl7Destination, due: DueDelivery, kind: str, report: oru.Report) -> Spooled | None:
@@ -230,34 +189,3 @@ def _finding(told: dict[str, object]) -> oru.Finding:
         threshold=float(str(told["threshold"])),
         priority=str(told["priority"]),
     )
-
-
-def _accept(sender: Sender, due: DueDelivery, reason: str) -> bool:
-    with sender.record.write() as session:
-        return hl7_spool.accepted(session, due, sender.owner, reason)
-
-
-def _again(sender: Sender, due: DueDelivery, reason: str, limit: int, *, count: bool = True) -> bool:
-    if count and due.attempt >= limit:
-        return _give_up(sender, due, f"tried {due.attempt} times: {reason}")
-    delivery = sender.settings.delivery
-    wait_s = backoff_s(due.attempt, delivery.backoff_first_s, delivery.backoff_max_s, sender.chance.random())
-    with sender.record.write() as session:
-        at = utcnow() + timedelta(seconds=wait_s)
-        deliveries.postpone(session, due, sender.owner, reason=reason, at=at, count=count)
-    log.warning("message_postponed", attempt=due.attempt, wait_s=round(wait_s, 1), reason=reason)
-    return False
-
-
-def _give_up(sender: Sender, due: DueDelivery, reason: str) -> bool:
-    """A dead letter; what is behind it in the queue goes on."""
-    with sender.record.write() as session:
-        deliveries.bury(session, due, sender.owner, reason=reason)
-    log.error("message_dead", attempt=due.attempt, reason=reason)
-    return True
-
-
-def _note_failure(sender: Sender, destination: str) -> None:
-    delivery = sender.settings.delivery
-    with sender.record.write() as session:
-        circuits.note_failure(session, destination, threshold=delivery.circuit_failures, open_s=delivery.circuit_open_s)

@@ -22,12 +22,12 @@ from db.errors import PermanentError
 from db.session import Record
 from node import logs
 from node.processes import end_with_parent
-from workers import alive
+from workers import alive, queues
 from workers.analysis import terms_for
 from workers.app import DELIVER_TASK, INFER_TASK, make_app, settings_of_process
 from workers.deliver import Sender, hand_back_unsent, run_delivery
 from workers.loaded import LoadedModels
-from workers.messages import hand_back_messages, run_messages
+from workers.messages import run_messages
 from workers.pipeline import Worker, hand_back_unfinished, run_job
 from workers.sandbox import Decoders, DecoderUnavailable
 
@@ -105,7 +105,7 @@ def deliver(subject: str) -> None:
     hand_back: Callable[[str], None]
     if destination in sender.settings.hl7.destinations:
         run = partial(run_messages, sender, destination)
-        hand_back = partial(hand_back_messages, sender, destination)
+        hand_back = partial(queues.hand_back, sender, destination)
     else:
         run = partial(run_delivery, sender, job_id, destination)
         hand_back = partial(hand_back_unsent, sender, job_id, destination)

@@ -9,7 +9,7 @@ from datetime import timedelta
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import GaugeMetricFamily
 
-from db import audit_chain, circuits, deletions, hl7_received, hl7_spool, listing, operations, outbox, retention
+from db import audit_chain, circuits, deletions, hl7_received, listing, operations, outbox, queues, retention
 from db.session import Record
 from db.types import utcnow
 from node.settings import Settings
@@ -39,7 +39,7 @@ class RecordCollector:
             peers = self.settings.peers
             watched = {peer.ae_title.strip() for peer in peers.values() if peer.silent_after_min is not None}
             quiet = figures.silences(peers, operations.last_study(session, watched), now)
-            queued = {name: hl7_spool.waiting(session, name) for name in self.settings.hl7.destinations}
+            queued = {name: queues.waiting(session, name) for name in self.settings.hl7.destinations}
             taken = hl7_received.counts(session)
         for name, states in counts.items():
             family = GaugeMetricFamily(f"radnode_{name}", f"How many {name} are in each state.", labels=["state"])

@@ -13,7 +13,7 @@ from pydicom import Dataset
 from pydicom.dataset import FileMetaDataset
 from sqlalchemy import select, update
 
-from db import circuits, deliveries, hl7_spool, identities, jobs, leftovers, listing
+from db import circuits, deliveries, hl7_spool, identities, jobs, leftovers, listing, queues
 from db.domain import JobOutcome
 from db.hl7_tables import SpooledMessage
 from db.session import Record
@@ -27,7 +27,8 @@ from tests.support import records
 from tests.support.hl7_peer import HANG_UP, SILENT, Receiver
 from tests.support.processes import free_port
 from workers.deliver import Sender
-from workers.messages import hand_back_messages, run_messages
+from workers.messages import run_messages
+from workers.queues import hand_back
 
 OWNER = "host:deliver:1"
 PNEUMONIA = ["233604007", "SCT", "Pneumonia"]
@@ -154,9 +155,9 @@ def test_a_sender_that_dies_before_the_answer_leaves_the_message_as_it_was(recor
         first = ris.messages.get(timeout=5)
         hurry(record)
         with record.write() as session:
-            assert hl7_spool.claim_head(session, "ris", "host:killed:1", lease_s=600) is not None
-            assert hl7_spool.claim_head(session, "ris", OWNER, lease_s=600) is None
-            assert [due.destination for due in hl7_spool.held(session, "ris", "host:killed:1")] == ["ris"]
+            assert queues.claim_head(session, "ris", "host:killed:1", lease_s=600) is not None
+            assert queues.claim_head(session, "ris", OWNER, lease_s=600) is None
+            assert [due.destination for due in queues.held(session, "ris", "host:killed:1")] == ["ris"]
         with record.write() as session:
             assert leftovers.free(session, "host:killed:1") == 1
         run_messages(mine, "ris")
@@ -219,7 +220,7 @@ def test_a_system_that_is_away_loses_nothing_however_long(record: Record, tmp_pa
         hurry(record)
     run_messages(mine, "ris")
     with record.read() as session:
-        assert hl7_spool.waiting(session, "ris")[0] == 2
+        assert queues.waiting(session, "ris")[0] == 2
         # Nothing was ever sent: an identity that changes now is still heeded.
         assert session.scalars(select(SpooledMessage)).all() == []
     told = render(mine.settings, record).decode()
@@ -321,7 +322,7 @@ def test_sending_cut_short_is_tried_again_and_then_given_up(record: Record, tmp_
     for _ in range(3):
         hurry(record)
         with record.write() as session:
-            assert hl7_spool.claim_head(session, "ris", OWNER, lease_s=600) is not None
-        hand_back_messages(mine, "ris", "it took too long")
+            assert queues.claim_head(session, "ris", OWNER, lease_s=600) is not None
+        hand_back(mine, "ris", "it took too long")
         seen.append(states(record)[0])
     assert seen == ["PENDING", "PENDING", "DEAD"]

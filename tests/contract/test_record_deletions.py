@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 import pytest
 from sqlalchemy import select
 
-from db import audit, deletions, deliveries, hl7_spool, jobs, leftovers, retention
+from db import audit, deletions, deliveries, jobs, leftovers, queues, retention
 from db.audit import Wanted
 from db.domain import Intake
 from db.errors import ConflictError
@@ -236,7 +236,7 @@ def test_what_the_settings_keep_from_a_destination_is_not_waited_for(record: Rec
     deliver(record, job_id)
     with record.write() as session:
         for one in deliveries.claim(session, job_id, "ris", "sender", lease_s=60):
-            assert hl7_spool.withdraw(session, one, "sender", "the settings keep it back")
+            assert queues.withdraw(session, one, "sender", "the settings keep it back")
     # What was sent nowhere at all is nowhere else.
     assert open_ends(record) == ([] if taken else ["results were sent nowhere"])
     with record.read() as session:

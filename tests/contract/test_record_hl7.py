@@ -9,7 +9,7 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import select, update
 
-from db import deliveries, hl7_received, hl7_spool, identities, jobs, orders
+from db import deliveries, hl7_received, hl7_spool, identities, jobs, orders, queues
 from db.domain import DueDelivery, NewOrder
 from db.hl7_received import NewMessage
 from db.hl7_tables import IdentityChange
@@ -53,7 +53,7 @@ def told(record: Record, number: int = 1) -> str:
 
 def take(record: Record, owner: str = SENDER, *, lease_s: float = 60.0) -> DueDelivery | None:
     with record.write() as session:
-        return hl7_spool.claim_head(session, "ris", owner, lease_s=lease_s)
+        return queues.claim_head(session, "ris", owner, lease_s=lease_s)
 
 
 def announced(record: Record) -> list[str]:
@@ -67,13 +67,13 @@ def test_only_reports_are_told_and_the_queue_is_announced(record: Record) -> Non
     job_id = told(record)
     with record.read() as session:
         queued = session.execute(select(Delivery.destination, Delivery.result_id).order_by(Delivery.id)).all()
-        assert hl7_spool.waiting(session, "ris")[0] == 1
-        assert hl7_spool.waiting(session, "lis") == (0, 0.0)
+        assert queues.waiting(session, "ris")[0] == 1
+        assert queues.waiting(session, "lis") == (0, 0.0)
     assert [name for name, _ in queued] == ["pacs", "ris", "pacs"]
     assert f"{job_id}:ris" in announced(record)
     with record.write() as session:
-        hl7_spool.announce(session, "ris")
-        hl7_spool.announce(session, "lis")
+        queues.announce(session, "ris")
+        queues.announce(session, "lis")
     assert announced(record) == [f"{job_id}:ris"]
 
 
@@ -87,19 +87,19 @@ def test_the_head_is_one_senders_and_what_is_behind_it_waits(
     assert take(record) is None
     owner = next(f"host:sender-{n}" for n in range(4) if _holds(record, f"host:sender-{n}"))
     with record.write() as session:
-        assert not hl7_spool.head_due(session, "ris")
+        assert not queues.head_due(session, "ris")
         later = utcnow() + timedelta(minutes=5)
         deliveries.postpone(session, held[0], owner, reason="AE", at=later)
-        assert not hl7_spool.head_due(session, "ris")
+        assert not queues.head_due(session, "ris")
     with record.write() as session:
         session.execute(update(Delivery).values(next_attempt_at=utcnow()))
-        assert hl7_spool.head_due(session, "ris")
+        assert queues.head_due(session, "ris")
     due = take(record)
     assert due is not None
     assert (due.job_id, due.attempt) == (first, 2)
     with record.write() as session:
-        assert hl7_spool.accepted(session, due, SENDER, "AA")
-        assert not hl7_spool.accepted(session, due, SENDER, "AA")
+        assert queues.accepted(session, due, SENDER, "AA")
+        assert not queues.accepted(session, due, SENDER, "AA")
     behind = take(record)
     assert behind is not None
     assert behind.job_id == second
@@ -107,7 +107,7 @@ def test_the_head_is_one_senders_and_what_is_behind_it_waits(
 
 def _holds(record: Record, owner: str) -> bool:
     with record.read() as session:
-        return bool(hl7_spool.held(session, "ris", owner))
+        return bool(queues.held(session, "ris", owner))
 
 
 def test_a_sender_that_is_gone_leaves_the_head_to_another(record: Record) -> None:
@@ -120,7 +120,7 @@ def test_a_sender_that_is_gone_leaves_the_head_to_another(record: Record) -> Non
     with record.write() as session:
         assert not hl7_spool.keep(session, lost, SENDER, "ORU^R01", control_id="A", body=b"late")
         assert hl7_spool.spooled(session, lost.id, "ORU^R01") is None
-        assert not hl7_spool.accepted(session, lost, SENDER, "from the grave")
+        assert not queues.accepted(session, lost, SENDER, "from the grave")
 
 
 def test_what_is_withdrawn_holds_up_nobody(record: Record) -> None:
@@ -129,9 +129,9 @@ def test_what_is_withdrawn_holds_up_nobody(record: Record) -> None:
     due = take(record)
     assert due is not None
     with record.write() as session:
-        assert not hl7_spool.withdraw(session, due, OTHER, "not mine")
-        assert hl7_spool.withdraw(session, due, SENDER, "the settings keep it back")
-        assert hl7_spool.waiting(session, "ris")[0] == 1
+        assert not queues.withdraw(session, due, OTHER, "not mine")
+        assert queues.withdraw(session, due, SENDER, "the settings keep it back")
+        assert queues.waiting(session, "ris")[0] == 1
     behind = take(record)
     assert behind is not None
     assert behind.job_id == second
@@ -141,8 +141,8 @@ def test_a_queue_rests_as_a_whole(record: Record) -> None:
     job_id = told(record)
     announced(record)
     with record.write() as session:
-        hl7_spool.rest(session, "ris", utcnow() + timedelta(minutes=1), "left alone")
-        hl7_spool.rest(session, "lis", utcnow(), "nothing is there")
+        queues.rest(session, "ris", utcnow() + timedelta(minutes=1), "left alone")
+        queues.rest(session, "lis", utcnow(), "nothing is there")
     assert take(record) is None
     assert announced(record) == [f"{job_id}:ris"]
 
