@@ -219,7 +219,7 @@ class ClaimedJob:
     """A job this worker now holds until `lease_until`.
 
     `identity` is the same on every rerun: result UIDs derive from it and from the model's digest.
-    `predecessors` are the SRs of the revision this one supersedes.
+    `predecessors` are the SRs of the revision this one supersedes, `replaced_flags` its key object selections.
     """
 
     id: str
@@ -237,6 +237,7 @@ class ClaimedJob:
     lease_until: datetime
     sources: tuple[SourceFile, ...]
     predecessors: tuple[ResultRef, ...]
+    replaced_flags: tuple[ResultRef, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -263,7 +264,7 @@ class JobOutcome:
     """What a finished job leaves behind, written in one transaction.
 
     `destinations` are resolved names: the word "sender" no longer occurs. `told` are those that take no objects, but
-    messages about the report.
+    messages about the report; `flagged` those of `destinations` that get the key object selection as well.
     """
 
     analysed: bool
@@ -275,6 +276,7 @@ class JobOutcome:
     instances: tuple[InstanceOutcome, ...]
     destinations: tuple[str, ...]
     told: tuple[str, ...] = ()
+    flagged: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

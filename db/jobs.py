@@ -28,8 +28,8 @@ from db.types import utcnow
 REANNOUNCE_FIRST_S = 60.0
 REANNOUNCE_MAX_S = 900.0
 
-# The kind of result that messages are about.
-REPORT = "SR"
+# The kind of result that messages are about, and the one that only some destinations get.
+REPORT, FLAGS = "SR", "KO"
 
 
 def claim(session: Session, job_id: str, owner: str, *, lease_s: float, max_attempts: int) -> ClaimedJob | None:
@@ -102,7 +102,8 @@ def _claimed(session: Session, job: Job, owner: str, until: datetime, attempt: i
         sources=tuple(
             SourceFile(i.id, i.sop_instance_uid, i.sop_class_uid, i.path, i.facts, i.calling_ae) for i in sources
         ),
-        predecessors=_predecessors(session, revision, job.model),
+        predecessors=_predecessors(session, revision, job.model, REPORT),
+        replaced_flags=_predecessors(session, revision, job.model, FLAGS),
     )
 
 
@@ -125,8 +126,8 @@ def _overtaken(session: Session, revision_id: int, model: str) -> bool:
     return False
 
 
-def _predecessors(session: Session, revision: Revision, model: str) -> tuple[ResultRef, ...]:
-    """The SRs of the last revision before that has any (PS3.3 C.17.2, Predecessor Documents).
+def _predecessors(session: Session, revision: Revision, model: str, kind: str) -> tuple[ResultRef, ...]:
+    """The results of that kind of the last revision before that has any; of SRs see PS3.3 C.17.2.
 
     One that was superseded before it ran, or was parked, has none: the chain goes on behind it.
     """
@@ -135,7 +136,7 @@ def _predecessors(session: Session, revision: Revision, model: str) -> tuple[Res
         rows = session.scalars(
             select(Result)
             .join(Job, Job.id == Result.job_id)
-            .where(Job.revision_id == before, Job.model == model, Result.kind == "SR")
+            .where(Job.revision_id == before, Job.model == model, Result.kind == kind)
             .order_by(Result.id)
         ).all()
         if rows:
@@ -185,7 +186,8 @@ def finish(session: Session, job_id: str, owner: str, outcome: JobOutcome) -> No
         raise LeaseLost(f"job {job_id} is no longer held by {owner}; its work is thrown away")
     for new in outcome.results:
         told = outcome.told if new.kind == REPORT else ()
-        _store_result(session, job_id, new, (*outcome.destinations, *told), now)
+        sent_to = outcome.flagged if new.kind == FLAGS else outcome.destinations
+        _store_result(session, job_id, new, (*sent_to, *told), now)
     for destination in (*outcome.destinations, *outcome.told):
         if outcome.results:
             outbox.announce(session, outbox.TOPIC_DELIVER, f"{job_id}:{destination}")

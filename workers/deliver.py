@@ -25,8 +25,8 @@ from node.upper_layer.negotiation import Context
 from workers import proof
 from workers.backoff import backoff_s
 from workers.links import Links
-from workers.offers import IMPLICIT_LE, choose, offers
-from workers.results import as_sop_class
+from workers.offers import COMPREHENSIVE_3D_SR, IMPLICIT_LE, KEY_OBJECTS, choose, offers
+from workers.results import as_sop_class, naming_report
 
 log = structlog.get_logger(__name__)
 
@@ -176,7 +176,7 @@ def _send_all(sender: Sender, peer: Peer, link: Link, due: list[DueDelivery], op
             open_ids.discard(one.id)
             continue
         try:
-            path, ref = _object(sender.settings, one, how.sop_class_uid)
+            path, ref = _object(sender.settings, one, _told_as(one, how.sop_class_uid, peer, accepted))
         except PermanentError as error:
             _give_up(sender, [one], str(error))
             open_ids.discard(one.id)
@@ -198,17 +198,30 @@ def _send_all(sender: Sender, peer: Peer, link: Link, due: list[DueDelivery], op
     return sent
 
 
+def _told_as(one: DueDelivery, sop_class_uid: str, peer: Peer, accepted: list[tuple[str, str]]) -> str:
+    """The class an object is adapted to: its own, or of a key object selection the one the report goes out under."""
+    if sop_class_uid != KEY_OBJECTS:
+        return sop_class_uid
+    report = choose(COMPREHENSIVE_3D_SR, one.transfer_syntax_uid, peer.sr_sop_class, accepted)
+    return COMPREHENSIVE_3D_SR if report is None else report.sop_class_uid
+
+
 def _name(one: DueDelivery) -> str:
+    if one.ref.sop_class_uid == KEY_OBJECTS:
+        return "key object selection"
     return "structured report" if one.ref.sop_class_uid.startswith("1.2.840.10008.5.1.4.1.1.88.") else "result image"
 
 
 def _object(settings: Settings, one: DueDelivery, sop_class_uid: str) -> tuple[Path, ResultRef]:
-    """The file to send: the result, or the same report under another class, made durable beside it."""
+    """The file to send: the result, or made durable beside it, the same report under another class, or the same
+    selection naming a report of that class.
+    """
     path = settings.data_dir / one.path
-    if sop_class_uid == one.ref.sop_class_uid:
+    is_flags = one.ref.sop_class_uid == KEY_OBJECTS
+    if sop_class_uid == (COMPREHENSIVE_3D_SR if is_flags else one.ref.sop_class_uid):
         return path, one.ref
     try:
-        data, ref = as_sop_class(path.read_bytes(), sop_class_uid)
+        data, ref = (naming_report if is_flags else as_sop_class)(path.read_bytes(), sop_class_uid)
     except FileNotFoundError as error:
         raise ResultGone(f"result {one.ref.sop_instance_uid} is gone from {settings.data_dir}; restore it") from error
     except OSError as error:

@@ -13,6 +13,7 @@ IMPLICIT_LE = "1.2.840.10008.1.2"
 COMPREHENSIVE_3D_SR = "1.2.840.10008.5.1.4.1.1.88.34"
 COMPREHENSIVE_SR = "1.2.840.10008.5.1.4.1.1.88.33"
 ENHANCED_SR = "1.2.840.10008.5.1.4.1.1.88.22"
+KEY_OBJECTS = "1.2.840.10008.5.1.4.1.1.88.59"
 
 # By the name in the peer's settings.
 SR_CLASSES: dict[str, tuple[str, ...]] = {
@@ -40,9 +41,14 @@ def classes_for(sop_class_uid: str, sr_setting: str) -> tuple[str, ...]:
 
 
 def offers(objects: Iterable[Context], sr_setting: str) -> list[Context]:
-    """Every context worth offering for these objects, without repeats, in a stable order."""
+    """Every context worth offering for these objects, without repeats, in a stable order.
+
+    A key object selection names the report under the class that the peer takes it in, so that is found out with it.
+    """
     found: dict[Context, None] = {}
-    for sop_class, syntax in objects:
+    wanted = list(objects)
+    wanted += [(COMPREHENSIVE_3D_SR, syntax) for sop_class, syntax in wanted if sop_class == KEY_OBJECTS]
+    for sop_class, syntax in wanted:
         for candidate in classes_for(sop_class, sr_setting):
             found[(candidate, syntax)] = None
             if syntax == EXPLICIT_LE:

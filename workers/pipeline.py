@@ -106,9 +106,10 @@ def _carry_out(worker: Worker, job: ClaimedJob) -> None:
         provenance = provenance_of(worker.settings, job, model.bundle.identity)
         with worker.record.read() as session:
             identity = identities.of_study(session, job.study_instance_uid)
-        made = build_results(analysis.sources, provenance, identity)
+        names, notes = destinations_of(worker.settings, job)
+        flagged = tuple(name for name in names if takes_key_objects(worker.settings, name))
+        made = build_results(analysis.sources, provenance, identity, flags=bool(flagged))
         results = tuple(_store(worker.settings, result) for result in made)
-    names, notes = destinations_of(worker.settings, job)
     told = worker.settings.hl7.destinations
     outcome = JobOutcome(
         analysed=analysis.analysed,
@@ -120,6 +121,7 @@ def _carry_out(worker: Worker, job: ClaimedJob) -> None:
         instances=_instance_outcomes(job, analysis),
         destinations=tuple(name for name in names if name not in told),
         told=tuple(name for name in names if name in told),
+        flagged=flagged,
     )
     with worker.record.write() as session:
         identities.require_unchanged(session, job.study_instance_uid, identity)
@@ -199,6 +201,7 @@ def provenance_of(settings: Settings, job: ClaimedJob, model: ModelIdentity) -> 
         software_version=VERSION,
         config_digest=config_digest(settings),
         predecessors=job.predecessors,
+        replaced_flags=job.replaced_flags,
     )
 
 
@@ -217,6 +220,12 @@ def destinations_of(settings: Settings, job: ClaimedJob) -> tuple[tuple[str, ...
             else:
                 names.append(known[0])
     return tuple(dict.fromkeys(names)), list(dict.fromkeys(notes))
+
+
+def takes_key_objects(settings: Settings, destination: str) -> bool:
+    """Whether a destination is to get a key object selection of what was found."""
+    peer = settings.peers.get(destination)
+    return peer is not None and peer.key_objects
 
 
 def summary_of(source: SourceResult) -> dict[str, Any]:

@@ -37,9 +37,11 @@ def loaded() -> Loaded:
     return LoadedModels(Settings()).get("cxr-pneumonia")
 
 
-def queue(record: Record, *images: NewInstance, model: str = "cxr-pneumonia") -> str:
+def queue(
+    record: Record, *images: NewInstance, model: str = "cxr-pneumonia", destinations: tuple[str, ...] = ("sender",)
+) -> str:
     """A job for the shipped model, unless told otherwise."""
-    return queued(record, *images, model=model)
+    return queued(record, *images, model=model, destinations=destinations)
 
 
 def state(record: Record, what: Callable[..., list[dict[str, Any]]] = listing.jobs) -> list[dict[str, Any]]:
@@ -71,6 +73,18 @@ def test_a_positive_image_becomes_a_report_and_a_picture_for_its_sender(
         ("SC", "pacs", "PENDING"),
     ]
     assert set(result_files(settings)) == {d["sop_instance_uid"] for d in deliveries}
+
+
+def test_a_peer_that_takes_key_objects_gets_one_where_something_was_found_and_the_others_do_not(
+    worker: Worker, record: Record, settings: Settings
+) -> None:
+    plain = settings.peers["pacs"]
+    peers = {"pacs": plain, "flags": plain.model_copy(update={"ae_title": "MODALITY", "key_objects": True})}
+    route = settings.routes[0].model_copy(update={"destinations": ("pacs", "flags")})
+    both = replace(worker, settings=settings.model_copy(update={"peers": peers, "routes": (route,)}))
+    run_job(both, queue(record, stored(settings, POSITIVE), destinations=("pacs", "flags")))
+    sent = [(d["kind"], d["destination"]) for d in state(record, listing.deliveries)]
+    assert sorted(sent) == [("KO", "flags"), *((kind, to) for kind in ("SC", "SR") for to in ("flags", "pacs"))]
 
 
 def test_a_message_that_comes_twice_does_nothing_the_second_time(

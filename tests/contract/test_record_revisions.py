@@ -103,3 +103,22 @@ def test_results_a_peer_has_taken_are_counted_apart(record: Record) -> None:
         assert deliveries.held(session, job_id, "pacs", records.SENDER) == []
         assert deliveries.delivered_count(session, study, "pacs") == 1
         assert deliveries.delivered_count(session, study, "another") == 0
+
+
+def test_a_key_object_selection_goes_where_it_is_wanted_and_is_named_by_the_next(record: Record) -> None:
+    first = open_revision(record, 1)
+    assert records.claim(record, first) is not None
+    report, flags = records.result(1), replace(records.result(2), kind="KO")
+    outcome = records.outcome(report, flags, destinations=("pacs", "other"), flagged=("other",))
+    with record.write() as session:
+        jobs.finish(session, first, records.WORKER, outcome)
+    with record.read() as session:
+        rows = [(row["kind"], row["destination"]) for row in listing.deliveries(session)]
+    assert sorted(rows) == [("KO", "other"), ("SR", "other"), ("SR", "pacs")]
+    # A revision without findings has none; the chain goes on behind it.
+    second = open_revision(record, 2)
+    assert records.claim(record, second) is not None
+    finish(record, second, 3)
+    third = records.claim(record, open_revision(record, 3))
+    assert third is not None
+    assert (third.predecessors, third.replaced_flags) == ((records.result(3).ref,), (flags.ref,))

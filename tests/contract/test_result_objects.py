@@ -28,7 +28,16 @@ from tests.support.result_samples import (
     shared_data,
 )
 from tests.support.validators import dciodvfy, dsrdump, pixelmed
-from workers.results import ResultObject, SeriesRead, SliceRead, SourceResult, as_sop_class, build_results, sr_fallbacks
+from workers.results import (
+    ResultObject,
+    SeriesRead,
+    SliceRead,
+    SourceResult,
+    as_sop_class,
+    build_results,
+    naming_report,
+    sr_fallbacks,
+)
 from workers.results.uids import derive
 
 pytestmark = pytest.mark.e2e
@@ -136,7 +145,7 @@ def real(name: str) -> Dataset:
 
 def saved(folder: Path, name: str, sources: list[SourceResult]) -> list[Built]:
     built = []
-    for number, result in enumerate(build_results(sources, provenance())):
+    for number, result in enumerate(build_results(sources, provenance(), flags=True)):
         path = folder / f"{name} {number} {result.kind}.dcm".replace(" ", "_")
         path.write_bytes(result.data)
         built.append(Built(name, path, result))
@@ -176,27 +185,40 @@ def reports(everything: list[Built]) -> list[Path]:
     return paths
 
 
+@pytest.fixture(scope="module")
+def selections(everything: list[Built]) -> list[Path]:
+    """All key object selections, and two of them as a destination that knows only Enhanced SR gets them."""
+    paths = [built.path for built in everything if built.result.kind == "KO"]
+    for built in [built for built in everything if built.result.kind == "KO"][:2]:
+        path = built.path.with_name(f"{built.path.stem}_22.dcm")
+        path.write_bytes(naming_report(built.result.data, sr_fallbacks()[-1])[0])
+        paths.append(path)
+    return paths
+
+
 def failures(verdicts: dict[Path, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
     return {path.name: lines for path, lines in verdicts.items() if lines}
 
 
-def test_dciodvfy_finds_no_error_in_any_object(everything: list[Built], reports: list[Path]) -> None:
+def test_dciodvfy_finds_no_error_in_any_object(
+    everything: list[Built], reports: list[Path], selections: list[Path]
+) -> None:
     pictures = [built.path for built in everything if built.result.kind == "SC"]
-    assert len(pictures) > len(SOURCES)
-    verdicts = {path: dciodvfy(path).errors for path in [*pictures, *reports]}
+    assert min(len(pictures), len(selections)) > len(SOURCES)
+    verdicts = {path: dciodvfy(path).errors for path in [*pictures, *reports, *selections]}
     # One real study has UIDs under a root that does not exist; references must name it as it is.
     ours = {path: tuple(line for line in lines if not _SOURCE_UID.search(line)) for path, lines in verdicts.items()}
     assert failures(ours) == {}
 
 
 @pytest.mark.timeout(900)
-def test_pixelmed_finds_no_error_in_any_report(reports: list[Path], tmp_path: Path) -> None:
-    verdicts = pixelmed(reports, tmp_path)
+def test_pixelmed_finds_no_error_in_any_document(reports: list[Path], selections: list[Path], tmp_path: Path) -> None:
+    verdicts = pixelmed([*reports, *selections], tmp_path)
     assert failures({path: (*verdict.errors, *verdict.warnings) for path, verdict in verdicts.items()}) == {}
 
 
-def test_dcmtk_reads_every_report_without_a_word(reports: list[Path]) -> None:
-    verdicts = {path: dsrdump(path) for path in reports}
+def test_dcmtk_reads_every_document_without_a_word(reports: list[Path], selections: list[Path]) -> None:
+    verdicts = {path: dsrdump(path) for path in [*reports, *selections]}
     assert failures({path: (*verdict.errors, *verdict.warnings) for path, verdict in verdicts.items()}) == {}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 
 import pytest
@@ -59,7 +60,8 @@ class Site:
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     ports = {name: free_port() for name in ("away", "never", "pacs", "old", "forgets", "plain")}
-    peers = "".join(peer_toml(name, name.upper(), port) for name, port in ports.items())
+    flagged = {"away": {"key_objects": True}}
+    peers = "".join(peer_toml(name, name.upper(), port, **flagged.get(name, {})) for name, port in ports.items())
     routes = "".join(ROUTE.format(name=name, destinations=names) for name, names in ROUTES.items())
     folder = tmp_path_factory.mktemp("site")
     with running_node(folder / "node", QUICK.format(attempts=50) + peers + routes) as node:
@@ -107,6 +109,13 @@ def test_a_peer_that_is_away_gets_everything_once_it_is_back(site: Site, tmp_pat
     with orthanc(tmp_path / "pacs", ae_title="AWAY", ports=(site.ports["away"], free_port())) as pacs:
         sent = wait_for(site.node, file, {"CONFIRMED"})
         assert pacs.count() == len(sent)
+        by_kind = {row["kind"]: row["sop_instance_uid"] for row in sent}
+        assert set(by_kind) == {"SR", "SC", "KO"}
+        (flags,) = pacs.find("Instance", Modality="KO")
+        said = dcmread(BytesIO(pacs.file(flags)))
+        named = [item.ReferencedSOPSequence[0].ReferencedSOPInstanceUID for item in said.ContentSequence
+                 if item.ValueType in ("IMAGE", "COMPOSITE")]  # fmt: skip
+        assert named == [dcmread(file, stop_before_pixels=True).SOPInstanceUID, by_kind["SC"], by_kind["SR"]]
 
 
 def test_the_peer_that_works_does_not_wait_for_the_one_that_does_not(site: Site, tmp_path: Path) -> None:

@@ -48,11 +48,11 @@ def stored(settings: Settings, file: str | Path) -> NewInstance:
     )
 
 
-def queued(record: Record, *images: NewInstance, model: str) -> str:
+def queued(record: Record, *images: NewInstance, model: str, destinations: tuple[str, ...] = ("sender",)) -> str:
     """One job on all of these images, which are of one study."""
     records.receive(record, *images)
     view = records.load(record, images[0].study_instance_uid)
-    revision = records.revision(view, scope=Scope.STUDY, jobs=(NewJob(model, "routine", ("sender",)),))
+    revision = records.revision(view, scope=Scope.STUDY, jobs=(NewJob(model, "routine", destinations),))
     records.settle(record, view, revision)
     (job_id,) = records.job_ids(record)
     return job_id

@@ -15,6 +15,7 @@ from workers.results.contents import (
     SourceResult,
     explanation_of,
 )
+from workers.results.ko import build_flags, naming_report
 from workers.results.page import readable_html
 from workers.results.sc import Shown, build_picture, picture_ref
 from workers.results.source import Source, read_source
@@ -30,6 +31,7 @@ __all__ = [
     "SourceResult",
     "as_sop_class",
     "build_results",
+    "naming_report",
     "part_of",
     "readable_html",
     "sr_fallbacks",
@@ -37,9 +39,14 @@ __all__ = [
 
 
 def build_results(
-    sources: Sequence[SourceResult], provenance: Provenance, correction: Correction | None = None
+    sources: Sequence[SourceResult],
+    provenance: Provenance,
+    correction: Correction | None = None,
+    *,
+    flags: bool = False,
 ) -> tuple[ResultObject, ...]:
-    """One report for the whole job, then one overlay per source (image or series) and positive label that has a map.
+    """One report for the whole job, then one overlay per source (image or series) and positive label that has a map;
+    last, where `flags` are wanted and something is positive, a key object selection of those.
 
     Equal inputs give equal bytes. Patient and study are those of the first source; the patient as `correction` says
     where its identity was changed since.
@@ -69,7 +76,8 @@ def build_results(
             if finding.key in part.pictures and found is not None and picture is not None:
                 shown = Shown(part.source, finding, found, picture, part.result.frame, part.result.series)
                 results.append(build_picture(shown, len(results), provenance, subject))
-    return tuple(results)
+    flagged = build_flags(parts, results[0].ref, provenance, subject) if flags else None
+    return tuple(results if flagged is None else [*results, flagged])
 
 
 def part_of(result: SourceResult, provenance: Provenance) -> Part:

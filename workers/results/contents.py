@@ -19,7 +19,8 @@ class Provenance:
     """Who made the results, with what and when: the same for every rerun of a job.
 
     identity: the job's. created_at: aware; every date and time in the objects derives from it. config_digest: of the
-    settings that change what a result says. predecessors: the reports this one supersedes.
+    settings that change what a result says. predecessors: the reports this one supersedes. replaced_flags: the key
+    object selections before.
     """
 
     identity: str
@@ -29,6 +30,7 @@ class Provenance:
     software_version: str
     config_digest: str
     predecessors: tuple[ResultRef, ...] = ()
+    replaced_flags: tuple[ResultRef, ...] = ()
 
     @property
     def device_uid(self) -> str:

@@ -79,9 +79,13 @@ def number(name: Code, value: float, units: Code) -> bytes:
 
 
 def image(
-    name: Code, sop_class_uid: str, sop_instance_uid: str, frames: Sequence[int] | None = None, relation: str = CONTAINS
+    name: Code | None,
+    sop_class_uid: str,
+    sop_instance_uid: str,
+    frames: Sequence[int] | None = None,
+    relation: str = CONTAINS,
 ) -> bytes:
-    """frames: those that are meant, from 1; None for the whole image."""
+    """frames: those that are meant, from 1; None for the whole image. name: None where its template takes none."""
     reference = [
         _string(_REFERENCED_CLASS, b"UI", sop_class_uid),
         _string(_REFERENCED_INSTANCE, b"UI", sop_instance_uid),
@@ -89,6 +93,14 @@ def image(
     if frames is not None:
         reference.append(_string(_REFERENCED_FRAMES, b"IS", "\\".join(map(str, frames))))
     return _item("IMAGE", name, relation, [_element(_REFERENCED_SOPS, b"SQ", sequence([_data_set(reference)]))])
+
+
+def composite(sop_class_uid: str, sop_instance_uid: str) -> bytes:
+    """Any object that is no image, by reference, without a purpose."""
+    reference = _data_set(
+        [_string(_REFERENCED_CLASS, b"UI", sop_class_uid), _string(_REFERENCED_INSTANCE, b"UI", sop_instance_uid)]
+    )
+    return _item("COMPOSITE", None, CONTAINS, [_element(_REFERENCED_SOPS, b"SQ", sequence([reference]))])
 
 
 def polyline(name: Code, points: NDArray[np.float32], selected_from: bytes) -> bytes:
@@ -101,9 +113,10 @@ def polyline(name: Code, points: NDArray[np.float32], selected_from: bytes) -> b
     return _item("SCOORD", name, CONTAINS, elements)
 
 
-def _item(value_type: str, name: Code, relation: str, elements: list[bytes]) -> bytes:
+def _item(value_type: str, name: Code | None, relation: str, elements: list[bytes]) -> bytes:
     described = [_string(_RELATIONSHIP, b"CS", relation), _string(_VALUE_TYPE, b"CS", value_type)]
-    return _data_set([*described, _coded(_CONCEPT_NAME, name), *elements])
+    named = [] if name is None else [_coded(_CONCEPT_NAME, name)]
+    return _data_set([*described, *named, *elements])
 
 
 def _coded(tag: int, concept: Code) -> bytes:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from io import BytesIO
 
 from pydicom import dcmread
@@ -20,8 +20,9 @@ from db.errors import UnreadableError
 from workers.offers import SR_CLASSES
 from workers.results import codes, items
 from workers.results.contents import Provenance, ResultObject
-from workers.results.provenance import code_item, encode, keep_raw, stamp
-from workers.results.subject import ACCESSION_NUMBER, Subject, put_raw
+from workers.results.provenance import code_item, encode, stamp
+from workers.results.references import by_series, request_item
+from workers.results.subject import Subject, put_raw
 from workers.results.tree import Part, content_tree
 from workers.results.uids import derive
 
@@ -29,15 +30,6 @@ KIND = "SR"
 _SERIES_NUMBER = 9500
 _SERIES_DESCRIPTION = "AI Results (UNVERIFIED)"
 _FALLBACKS = SR_CLASSES["auto"]
-# Items of Referenced Request Sequence must hold these, empty where unknown (PS3.3 C.17.2, Type 2).
-_EMPTY_IN_REQUEST = (
-    "ReferencedStudySequence",
-    "PlacerOrderNumberImagingServiceRequest",
-    "FillerOrderNumberImagingServiceRequest",
-    "RequestedProcedureID",
-    "RequestedProcedureDescription",
-    "RequestedProcedureCodeSequence",
-)
 
 
 def report_ref(parts: Sequence[Part], provenance: Provenance) -> ResultRef:
@@ -57,9 +49,9 @@ def build_report(parts: Sequence[Part], provenance: Provenance, subject: Subject
     ref = report_ref(parts, provenance)
     refused = any(part.result.reading is None for part in parts)
     document = _root(ref, parts, complete=not refused)
-    document.ReferencedRequestSequence = Items([_request(ref, subject)])
+    document.ReferencedRequestSequence = Items([request_item(ref, subject)])
     if provenance.predecessors:
-        document.PredecessorDocumentsSequence = Items(_by_series(provenance.predecessors))
+        document.PredecessorDocumentsSequence = Items(by_series(provenance.predecessors))
     content = items.sequence(content_tree(parts, provenance, subject.holds_unicode))
     put_raw(document, items.CONTENT, "SQ", content)
     _name_private_schemes(document, parts)
@@ -133,7 +125,7 @@ def _root(ref: ResultRef, parts: Sequence[Part], *, complete: bool) -> Dataset:
     document.Modality, document.SeriesNumber, document.InstanceNumber = KIND, _SERIES_NUMBER, 1
     document.SeriesDescription = _SERIES_DESCRIPTION
     document.ReferencedPerformedProcedureStepSequence = document.PerformedProcedureCodeSequence = Items([])
-    document.CurrentRequestedProcedureEvidenceSequence = Items(_by_series(_evidence(parts)))
+    document.CurrentRequestedProcedureEvidenceSequence = Items(by_series(_evidence(parts)))
     document.CompletionFlag = "COMPLETE" if complete else "PARTIAL"
     document.VerificationFlag, document.PreliminaryFlag = "UNVERIFIED", "PRELIMINARY"
     document.ValueType, document.ContinuityOfContent = "CONTAINER", "SEPARATE"
@@ -151,37 +143,6 @@ def _evidence(parts: Sequence[Part]) -> list[ResultRef]:
     ]
     pictures = [ref for p in parts for ref in p.pictures.values()]
     return list({ref.sop_instance_uid: ref for ref in reversed([*sources, *pictures])}.values())[::-1]
-
-
-def _by_series(refs: Iterable[ResultRef]) -> list[Dataset]:
-    """Items of Hierarchical SOP Instance References (PS3.3 C.17.2.1), one for each study."""
-    studies: dict[str, dict[str, list[Dataset]]] = {}
-    for ref in refs:
-        item = Dataset()
-        item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = UID(ref.sop_class_uid), UID(ref.sop_instance_uid)
-        studies.setdefault(ref.study_instance_uid, {}).setdefault(ref.series_instance_uid, []).append(item)
-    return [_study(uid, series) for uid, series in studies.items()]
-
-
-def _study(study_uid: str, instances: dict[str, list[Dataset]]) -> Dataset:
-    study = Dataset()
-    study.StudyInstanceUID = UID(study_uid)
-    study.ReferencedSeriesSequence = Items([])
-    for series_uid, referenced in instances.items():
-        series = Dataset()
-        series.SeriesInstanceUID, series.ReferencedSOPSequence = UID(series_uid), Items(referenced)
-        study.ReferencedSeriesSequence.append(series)
-    return study
-
-
-def _request(ref: ResultRef, subject: Subject) -> Dataset:
-    item = Dataset()
-    item.StudyInstanceUID = UID(ref.study_instance_uid)
-    for keyword in _EMPTY_IN_REQUEST:
-        setattr(item, keyword, Items([]) if keyword.endswith("Sequence") else "")
-    put_raw(item, ACCESSION_NUMBER, "SH", subject.value(ACCESSION_NUMBER))
-    keep_raw(item)
-    return item
 
 
 def _name_private_schemes(document: Dataset, parts: Sequence[Part]) -> None:

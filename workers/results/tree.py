@@ -79,7 +79,7 @@ def content_tree(parts: Sequence[Part], provenance: Provenance, unicode: bool) -
     """The children of the root container, of a report about all sources of a job: encoded content items."""
     return [
         items.code(codes.LANGUAGE, codes.ENGLISH, items.MODIFIES),
-        *_observer(provenance, unicode),
+        *observer(provenance, unicode),
         items.code(codes.PROCEDURE_REPORTED, codes.procedure(parts[0].source.modality), items.MODIFIES),
         _library(parts),
         _measurements(parts, provenance, unicode),
@@ -87,7 +87,7 @@ def content_tree(parts: Sequence[Part], provenance: Provenance, unicode: bool) -
     ]
 
 
-def _observer(provenance: Provenance, unicode: bool) -> list[bytes]:
+def observer(provenance: Provenance, unicode: bool) -> list[bytes]:
     """TID 1001 with TID 1004: this node."""
     name = fold(provenance.ae_title, 64, unicode)
     words = [
