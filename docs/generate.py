@@ -26,6 +26,7 @@ from node.cli.main import GROUP, SUMMARIES
 from node.rules import Match, Route
 from node.services import provided, used
 from node.settings import Peer, Settings
+from node.settings_fhir import FhirDestination
 from node.settings_hl7 import Hl7Destination
 from node.settings_worklist import Notices
 from node.statuses import Status
@@ -51,6 +52,11 @@ EXAMPLES: dict[str, Any] = {
     "web.oidc.ca": "/etc/radnode/tls/identity-provider.pem",
 }
 PEER_EXAMPLE: dict[str, Any] = {"ae_title": "PACS", "host": "pacs.example.org", "silent_after_min": 120.0}
+FHIR_EXAMPLE: dict[str, Any] = {
+    "url": "https://fhir.example.org/R4",
+    "token_file": "/etc/radnode/fhir-token",
+    "ca": "/etc/radnode/tls/fhir-ca.pem",
+}
 HL7_EXAMPLE: dict[str, Any] = {"host": "ris.example.org", "tls": True}
 MATCH_EXAMPLE: dict[str, Any] = {
     "modality": ["CR", "DX"],
@@ -191,6 +197,14 @@ def settings_toml() -> str:
     lines += [
         "",
         "",
+        "# A FHIR R4 server that gets results as transactions. Its name is for routes and commands.",
+        "#[fhir.destinations.repository]",
+    ]
+    for name, field in FhirDestination.model_fields.items():
+        lines += ["", *_setting(name, field, FHIR_EXAMPLE.get(name))]
+    lines += [
+        "",
+        "",
         "# A routing rule. The first that matches an image takes it, unless route_match is all.",
         "#[[routes]]",
     ]
@@ -253,6 +267,7 @@ def settings_tables() -> str:
     for title, model in (
         ("`[peers.NAME]`", Peer),
         ("`[hl7.destinations.NAME]`", Hl7Destination),
+        ("`[fhir.destinations.NAME]`", FhirDestination),
         ("`[[routes]]`", Route),
         ("`[routes.match]`", Match),
     ):

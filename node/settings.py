@@ -22,6 +22,7 @@ from node.broker_url import checked
 from node.rules import Route
 from node.settings_audit import AuditTrail
 from node.settings_checks import require_guarded, require_names
+from node.settings_fhir import Fhir
 from node.settings_hl7 import Hl7
 from node.settings_retention import Retention
 from node.settings_section import Section
@@ -282,6 +283,7 @@ class Settings(BaseSettings):
     notices: Notices = Notices()
     retention: Retention = Retention()
     hl7: Hl7 = Hl7()
+    fhir: Fhir = Fhir()
     ups: Ups = Ups()
     peers: dict[Name, Peer] = Field(default_factory=dict, description="DICOM peers by name.")
     routes: tuple[Route, ...] = Field(
@@ -293,6 +295,11 @@ class Settings(BaseSettings):
         require_names(self)
         require_guarded(self)
         return self
+
+    @property
+    def told(self) -> frozenset[str]:
+        """Destinations that take no objects, but are told of the report."""
+        return frozenset({*self.hl7.destinations, *self.fhir.destinations})
 
     @property
     def record_url(self) -> str:

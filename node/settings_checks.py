@@ -17,16 +17,17 @@ def require_names(settings: Settings) -> None:
     if len(names) != len(set(names)):
         raise ValueError("two routes have the same name; results are counted per route, so names must differ")
     for route in settings.routes:
-        known = {"sender", *settings.peers, *settings.hl7.destinations}
+        known = {"sender", *settings.peers, *settings.told}
         unknown = [d for d in route.destinations if d not in known]
         if unknown:
             raise ValueError(
-                f"route {route.name} sends to {', '.join(unknown)}, which no [peers.…] or [hl7.destinations.…] "
-                "entry names"
+                f"route {route.name} sends to {', '.join(unknown)}, which no [peers.…], [hl7.destinations.…] or "
+                "[fhir.destinations.…] entry names"
             )
-    twice = sorted({*settings.peers} & {*settings.hl7.destinations})
+    named = [*settings.peers, *settings.hl7.destinations, *settings.fhir.destinations]
+    twice = sorted({name for name in named if named.count(name) > 1})
     if twice:
-        raise ValueError(f"{', '.join(twice)}: a DICOM peer and an HL7 destination need different names")
+        raise ValueError(f"{', '.join(twice)}: DICOM peers, HL7 and FHIR destinations need different names")
     if settings.hl7.listener.enabled and settings.hl7.listener.tls and settings.tls.certificate is None:
         raise ValueError("hl7.listener.tls needs [tls] certificate and private_key")
     deletes = settings.retention.images_days > 0 or settings.retention.delete_early
