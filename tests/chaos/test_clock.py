@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -17,10 +18,13 @@ from pydicom.uid import generate_uid
 from tests.support.clock import WallClock
 from tests.support.dcmtk import storescu
 from tests.support.figures import note_figure
-from tests.support.node import Node, Row, peer_toml
+from tests.support.node import Node, Row, part, peer_toml
 from tests.support.orthanc import Orthanc, orthanc
+from tests.support.processes import free_port
 from tests.support.proxy import PASS, Fault, Proxy, proxy
+from tests.support.redis_server import redis_server
 from tests.support.shared import shared_dicom
+from tests.support.site import Switch
 
 pytestmark = [pytest.mark.e2e, pytest.mark.soak]
 
@@ -85,13 +89,14 @@ class Timed:
         assert Counter(held) == expected
 
 
-def timed(folder: Path, backoff_max_s: float) -> Iterator[Timed]:
+def timed(folder: Path, backoff_max_s: float, broker_url: str = "") -> Iterator[Timed]:
     clock = WallClock(folder)
     with ExitStack() as stack:
         pacs = stack.enter_context(orthanc(folder / "pacs"))
         line = stack.enter_context(proxy(pacs.dicom_port))
         settings = peer_toml("pacs", "ORTHANC", line.port) + SETTINGS.format(backoff_max_s=backoff_max_s)
-        node = Node(folder / "node", settings, env=clock.env)
+        broker = {"RADNODE_BROKER_URL": broker_url} if broker_url else {}
+        node = Node(folder / "node", settings, env=clock.env | broker)
         node.start()
         try:
             yield Timed(node, pacs, line, clock, folder)
@@ -123,6 +128,31 @@ def test_set_back_an_hour_and_forward_two(site: Timed) -> None:
     note_figure("clock set forward by 2 h: all delivered", rounds=1, longest_s=forward_s)
     for study in (waiting, silent, at_work, last):
         site.assert_exactly_once(study)
+
+
+def test_redis_is_away_for_an_hour(tmp_path: Path) -> None:
+    """By a clock that goes forward a minute a second. Images are taken all the while; with Redis back all is done."""
+    port = free_port()
+    broker = Switch(partial(redis_server, tmp_path / "redis", port=port))
+    broker.on()
+    with ExitStack() as stack:
+        stack.callback(broker.off)
+        for site in timed(tmp_path, 5.0, broker_url=f"redis://127.0.0.1:{port}/0"):
+            stack.enter_context(part(site.node, "worker"))
+            studies = [site.send()]
+            site.wait(studies[0], {"CONFIRMED"}, "the workers are at work")
+            broker.off()
+            for minute in range(1, 61):
+                site.clock.set(timedelta(minutes=minute))
+                if minute % 20 == 0:
+                    studies.append(site.send())
+                time.sleep(1.0)
+            broker.on()
+            seconds = max(site.wait(study, {"CONFIRMED"}, "it is delivered") for study in studies)
+            note_figure("Redis away for an hour by the clock: all delivered", rounds=1, longest_s=seconds)
+            for study in studies:
+                site.assert_exactly_once(study)
+            stack.close()
 
 
 @pytest.mark.timeout(900)
