@@ -186,7 +186,7 @@ def tell(session: Session, new: NewOrder) -> int:
     )
     here = [one for one in mine if wanted[one].patient_id == new.patient_id]
     for study_id in sorted({*here, *(session.scalars(same) if new.accession_number else ())}):
-        _pull_forward(session, study_id, new.priority)
+        pull_forward(session, study_id, new.priority)
     return order_id
 
 
@@ -277,7 +277,7 @@ def settle(
         return False
     study_uid = _wake(session, study_id)
     if target is OrderState.MATCHED and order is not None:
-        _pull_forward(session, study_id, order.priority)
+        pull_forward(session, study_id, order.priority)
         audit.note(session, "order_matched", actor=order.source, subject=study_uid, priority=order.priority)
     elif target is OrderState.MISMATCHED and order is not None:
         _park(session, study_id, reason)
@@ -296,7 +296,8 @@ def _wake(session: Session, study_id: int) -> str:
     return session.scalars(select(Study.study_instance_uid).where(Study.id == study_id)).one()
 
 
-def _pull_forward(session: Session, study_id: int, priority: str) -> None:
+def pull_forward(session: Session, study_id: int, priority: str) -> None:
+    """Queued work on a study is at least as urgent as `priority` from now on."""
     lower = PRIORITIES[PRIORITIES.index(priority) + 1 :]
     jobs = session.scalars(
         select(Job.id).where(Job.study_id == study_id, Job.state == JobState.QUEUED, Job.priority.in_(lower))

@@ -51,7 +51,7 @@ def rerun(session: Session, study_instance_uid: str, *, actor: str) -> Rerun | N
         return Rerun(gone=True)
     opened = retried = left = 0
     gone = False
-    for revision in _current(session, study.id):
+    for revision in current_revisions(session, study.id):
         work = list(session.scalars(select(Job).where(Job.revision_id == revision.id).order_by(Job.created_at, Job.id)))
         if work and all(job.state in _FINISHED for job in work):
             again = _again(session, revision, work)
@@ -72,7 +72,7 @@ def rerun(session: Session, study_instance_uid: str, *, actor: str) -> Rerun | N
     return done
 
 
-def _current(session: Session, study_id: int) -> list[Revision]:
+def current_revisions(session: Session, study_id: int) -> list[Revision]:
     """The revisions that no later one has replaced."""
     later = aliased(Revision)
     query = (

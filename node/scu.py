@@ -9,7 +9,7 @@ from __future__ import annotations
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -85,7 +85,7 @@ def associate(
         yield association
     finally:
         if association.is_established:
-            with _within(2 * settings.delivery.connect_timeout_s, lambda: association):
+            with within(2 * settings.delivery.connect_timeout_s, lambda: association):
                 association.release()
 
 
@@ -131,7 +131,7 @@ def _open(
         _no_delay(event)
 
     try:
-        with _within(2 * settings.delivery.connect_timeout_s, lambda: opened[-1] if opened else None):
+        with within(2 * settings.delivery.connect_timeout_s, lambda: opened[-1] if opened else None):
             association = entity.associate(
                 peer.host,
                 peer.port,
@@ -177,7 +177,7 @@ def _entity(settings: Settings) -> ApplicationEntity:
 
 
 @contextmanager
-def _within(seconds: float, find: Callable[[], Association | None]) -> Iterator[None]:
+def within(seconds: float, find: Callable[[], Association | None]) -> Iterator[None]:
     """Cut the connection of the association that `find` gives when the block takes longer.
 
     pynetdicom's own time-outs wait for whole PDUs: a peer that sends one byte now and then is waited for as long as it
@@ -208,13 +208,15 @@ def _no_delay(event: evt.Event) -> None:
         transport.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
-def find(peer: Peer, settings: Settings, queries: Sequence[Dataset], model: str = STUDY_ROOT_FIND) -> Iterator[Dataset]:
+def find(
+    peer: Peer, settings: Settings, queries: Sequence[Dataset], model: str = STUDY_ROOT_FIND
+) -> Generator[Dataset, None, None]:
     """The answers to C-FIND queries, as they come. Raises as `associate`, also where a query is refused."""
     # Each response may take its time; that they never end is another matter.
     until = time.monotonic() + _LONGEST_FIND * settings.delivery.response_timeout_s
     with (
         associate(peer, settings, [build_context(model)]) as association,
-        _within(2 * _LONGEST_FIND * settings.delivery.response_timeout_s, lambda: association),
+        within(2 * _LONGEST_FIND * settings.delivery.response_timeout_s, lambda: association),
     ):
         for query in queries:
             for status, found in association.send_c_find(query, model):

@@ -25,6 +25,7 @@ from node.retention import Housekeeper
 from node.settings import Settings
 from node.sweeper import Sweeper
 from node.worklist.desk import OrderDesk
+from node.worklist.performer import loops as performer_loops
 from node.worklist.reporter import CommitmentReporter
 from workers.alive import sign_in
 from workers.app import Publisher, make_app
@@ -65,6 +66,7 @@ def run_keeper(settings: Settings, record: Record, stop: threading.Event) -> Non
         "broker": BrokerWatch(settings, record).run,
         "retention": Housekeeper(settings, record, sign_in(settings, "retention")).run,
         "proof": Prover(settings, record, after_s=min(_PROOF_AFTER_S, settings.delivery.commitment_timeout_s)).run,
+        **performer_loops(settings, record),
         **audit_service.loops(settings, record),
     }
     threads = [
