@@ -11,6 +11,9 @@ from node.settings import Settings
 # Manufacturer (0008,0070) of every result; the listener knows its own results by it when a peer sends them back.
 MANUFACTURER = "radnode"
 
+# What is said of every result, wherever it goes.
+DISCLAIMER = "AI-generated preliminary result, not verified by a physician. Not for clinical use."
+
 
 def owner_prefix(settings: Settings) -> str:
     """The same for every process of one node on one machine; never the prefix of another node's.

@@ -110,13 +110,16 @@ def _carry_out(worker: Worker, job: ClaimedJob) -> None:
         flagged = tuple(name for name in names if takes_key_objects(worker.settings, name))
         made = build_results(analysis.sources, provenance, identity, flags=bool(flagged))
         results = tuple(_store(worker.settings, result) for result in made)
-    told = worker.settings.hl7.destinations
+    told = worker.settings.told
     outcome = JobOutcome(
         analysed=analysis.analysed,
         reason="; ".join([*([analysis.reason] if analysis.reason else []), *notes]),
         model_version=model.bundle.manifest.version,
         model_digest=model.bundle.identity.bundle_digest,
-        summary={"images": [summary_of(source) for source in analysis.sources]},
+        summary={
+            "images": [summary_of(source) for source in analysis.sources],
+            "model": _model_summary(model.bundle.identity),
+        },
         results=results,
         instances=_instance_outcomes(job, analysis),
         destinations=tuple(name for name in names if name not in told),
@@ -246,6 +249,11 @@ def summary_of(source: SourceResult) -> dict[str, Any]:
         for finding in reading.findings
     ]
     return {**named, "analysed": True, "findings": findings, "notes": list(reading.notes)}
+
+
+def _model_summary(model: ModelIdentity) -> dict[str, str]:
+    """What tells the model from any other, beside its version and the bundle's digest, which the job holds."""
+    return {"name": model.name, "manufacturer": model.manufacturer, "weights_sha256": model.weights_digest}
 
 
 def _series_summary(source: SourceResult) -> dict[str, Any]:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 import unicodedata
 
+from node import identity
+
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]+")
 _DASHES, _SINGLE, _DOUBLE = "\u2010\u2011\u2012\u2013\u2014\u2212", "\u2018\u2019", "\u201c\u201d"
 _OTHER = {"\u2026": "...", "ß": "ss"}
 _PLAIN = str.maketrans(dict.fromkeys(_DASHES, "-") | dict.fromkeys(_SINGLE, "'") | dict.fromkeys(_DOUBLE, '"') | _OTHER)
 
-DISCLAIMER = "AI-generated preliminary result, not verified by a physician. Not for clinical use."
+DISCLAIMER = identity.DISCLAIMER
 
 
 def fold(text: str, limit: int, unicode: bool) -> str:
