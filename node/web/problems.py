@@ -20,6 +20,9 @@ from node.web.destinations import login_url
 
 log = structlog.get_logger(__name__)
 
+# Sent by htmx, where the answer takes the place of a part of the page.
+RENEWS_A_PART = "hx-request"
+
 
 class Problem(Exception):
     """A refusal with its HTTP status and a sentence for whoever asked."""
@@ -76,9 +79,14 @@ def _answer(request: Request, status: int, detail: str, headers: dict[str, str] 
 
 
 def _on_problem(request: Request, error: Any) -> Response:
-    if isinstance(error, LoginNeeded) and is_for_people(request) and request.method == "GET":
-        return RedirectResponse(login_url(request), 303)
-    return _answer(request, error.status, error.detail, error.headers)
+    headers = error.headers
+    if isinstance(error, LoginNeeded) and is_for_people(request):
+        if RENEWS_A_PART in request.headers:
+            # The page as a whole is loaded again, and is the log-in then; a part of it cannot be.
+            headers = {**headers, "HX-Refresh": "true"}
+        elif request.method == "GET":
+            return RedirectResponse(login_url(request), 303)
+    return _answer(request, error.status, error.detail, headers)
 
 
 def _on_http(request: Request, error: Any) -> Response:

@@ -87,25 +87,29 @@ def log_in(page: Page, ward: Ward, name: str = "ada") -> None:
 
 def judge(page: Page, ward: Ward, key: str) -> None:
     page.goto(f"{ward.url}/studies/{ward.read.study}")
-    with page.expect_navigation():
-        page.keyboard.press(key)
+    page.keyboard.press(key)
+    expect(page.get_by_role("heading", name="What readers said")).to_be_visible()
 
 
 def test_a_reader_judges_by_keyboard_and_takes_it_back(page: Page, ward: Ward) -> None:
     log_in(page, ward)
     page.goto(f"{ward.url}/studies/{ward.read.study}")
+    page.get_by_role("slider", name="Heat map").fill("60")
     page.keyboard.press("c")
-    expect(page.get_by_role("textbox", name="Comment")).to_be_focused()
+    comment = page.get_by_role("textbox", name="Comment")
+    expect(comment).to_be_focused()
     page.keyboard.type("rib, not a consolidation")
     page.get_by_label("Side").select_option("left")
     page.get_by_role("heading", name="Your verdict").click()
-    with page.expect_navigation():
-        page.keyboard.press("r")
+    page.keyboard.press("r")
     said = page.get_by_role("listitem").filter(has_text="the model said present")
     expect(said).to_contain_text("pneumonia rejected")
     expect(said).to_contain_text("rib, not a consolidation")
-    with page.expect_navigation():
-        page.keyboard.press("z")
+    # The picture stays as it was set, and what was said is not said of the next finding.
+    expect(page.locator(".stack .map")).to_have_css("opacity", "0.6")
+    expect(comment).to_have_value("")
+    expect(page.get_by_label("Side")).to_have_value("")
+    page.keyboard.press("z")
     expect(page.get_by_role("listitem").filter(has_text="took back a verdict")).to_be_visible()
     with ward.site.record.read() as session:
         rows = readings.of_study(session, ward.read.study)
@@ -119,6 +123,19 @@ def test_a_reader_judges_by_keyboard_and_takes_it_back(page: Page, ward: Ward) -
     expect(page.get_by_label(re.compile("^Keys:"))).not_to_be_checked()
     with ward.site.record.read() as session:
         assert len(readings.of_study(session, ward.read.study)) == 2
+
+
+def test_what_cannot_be_done_is_said_where_the_reader_is(page: Page, ward: Ward) -> None:
+    log_in(page, ward)
+    page.goto(f"{ward.url}/studies/{ward.read.study}")
+    with ward.site.record.write() as session:
+        users.set_roles(session, "ada", ("viewer",), actor="test")
+    page.keyboard.press("a")
+    expect(page.get_by_role("alert")).to_contain_text("needs the right readings:write")
+    with ward.site.record.write() as session:
+        users.disable(session, "ada", actor="test")
+    page.keyboard.press("a")
+    expect(page.get_by_role("button", name="Log in", exact=True)).to_be_visible()
 
 
 def test_a_file_is_dropped_on_the_rule_tester(page: Page, ward: Ward, tmp_path: Path) -> None:
@@ -147,6 +164,22 @@ def test_ticks_stay_while_the_list_renews_itself(page: Page, ward: Ward) -> None
     waiting_study(ward.site.record, ward.site.settings.data_dir, 3, patient_name="New^Patient")
     expect(page.get_by_text("New, Patient")).to_be_visible()
     expect(tick).to_be_checked()
+
+
+def test_pages_of_the_list_follow_one_another_and_back_leads_back(page: Page, ward: Ward) -> None:
+    log_in(page, ward)
+    page.goto(f"{ward.url}/?limit=1")
+    page.evaluate("window.never_reloaded = true")
+    rows = page.get_by_role("table").get_by_role("row")
+    page.get_by_role("link", name="Older").click()
+    expect(page).to_have_url(re.compile("after="))
+    expect(page.get_by_text("Doe, Jane")).to_be_visible()
+    expect(rows).to_have_count(2)
+    assert page.evaluate("window.never_reloaded")
+    page.go_back()
+    expect(page).to_have_url(f"{ward.url}/?limit=1")
+    expect(page.get_by_text("Doe, Jane")).to_have_count(0)
+    expect(rows).to_have_count(2)
 
 
 def test_a_person_logs_in_looks_and_logs_out(page: Page, ward: Ward) -> None:

@@ -1,93 +1,99 @@
-// Pages work without this, but for the rule tester: it renews the list as things change, copies UIDs, fades heat maps,
-// and gives a reader keys.
+// Pages work without this, but for the rule tester. htmx renews parts of them; this listens for changes, copies UIDs,
+// fades heat maps and gives a reader keys.
 "use strict";
 
-function startCopying(root) {
-  for (const button of root.querySelectorAll("button.copy")) {
-    if (!navigator.clipboard) continue;
-    button.hidden = false;
-    button.addEventListener("click", async () => {
-      await navigator.clipboard.writeText(button.dataset.copy);
-      const before = button.textContent;
-      button.textContent = "Copied";
-      setTimeout(() => { button.textContent = before; }, 1500);
-    });
-  }
-}
+// htmx makes code out of the text of some attributes. No page here has any, and with this it cannot.
+function refuse() { throw new Error("no text is run as code on these pages"); }
+htmx.registerExtension("no-eval", { init: (api) => api.initSecurity(null, refuse, refuse) });
 
-function startFading() {
-  for (const slider of document.querySelectorAll("input[data-map]")) {
-    const map = document.getElementById(slider.dataset.map);
-    const fade = () => {
-      map.style.opacity = slider.value / 100;
-      slider.setAttribute("aria-valuetext", slider.value + " percent");
-    };
-    slider.addEventListener("input", fade);
-    fade();
-  }
-}
-
-async function renew(quietly) {
-  const answer = await fetch(location.href, { headers: { "Accept": "text/html", "X-Radnode-Live": "1" } });
-  // An ended session shows the log-in page.
-  if (answer.redirected || answer.status === 401) { location.reload(); return; }
-  if (!answer.ok) return;
-  // A parsed document runs no script and loads nothing.
-  const page = new DOMParser().parseFromString(await answer.text(), "text/html");
-  const fresh = page.getElementById("live");
-  const live = document.getElementById("live");
-  if (!fresh || !live || fresh.isEqualNode(live)) return;
-  const focused = live.contains(document.activeElement) ? document.activeElement.id : "";
-  const ticked = [...live.querySelectorAll("input:checked")].map((box) => box.id);
-  live.replaceChildren(...fresh.childNodes);
-  for (const id of ticked) { const box = document.getElementById(id); if (box) box.checked = true; }
-  if (focused) document.getElementById(focused)?.focus({ preventScroll: true });
-  if (quietly) return;
-  const status = document.getElementById("status");
-  status.textContent = status.dataset.updated + " " + new Date().toLocaleTimeString();
-}
+const $ = (id) => document.getElementById(id);
 
 function startListening() {
   const address = document.body.dataset.live;
   if (!address) return;
   const events = new EventSource(address);
-  // Pages that cost the record more wait between two looks.
-  const every = Number(document.body.dataset.liveEvery || 0);
-  let running = false, again = false;
-  events.addEventListener("changed", async (event) => {
-    if (running) { again = true; return; }
-    running = true;
-    try {
-      do {
-        again = false;
-        await renew(every > 0 || event.data === "quietly");
-        if (every) await new Promise((done) => setTimeout(done, every));
-      } while (again);
-    } finally { running = false; }
-  });
+  // What was missed while nobody was listening is shown, and not announced.
+  events.addEventListener("changed", (event) => htmx.trigger("#live", "changed", { quietly: event.data === "quietly" }));
   addEventListener("pagehide", () => events.close());
 }
 
+// A list that comes out the same is not announced, nor are figures that change all the time.
+document.addEventListener("htmx:before:swap", ({ detail: { ctx, tasks } }) => {
+  ctx.announce = !ctx.sourceEvent.detail?.quietly && tasks[0].fragment.textContent !== tasks[0].target.textContent;
+});
+document.addEventListener("htmx:after:swap", ({ detail: { ctx } }) => {
+  const told = $("status")?.dataset.updated;
+  if (ctx.announce && told) $("status").textContent = told + " " + new Date().toLocaleTimeString();
+  // What was sent is not sent once more with the next.
+  const sent = ctx.request.form?.dataset.sent;
+  for (const field of sent ? document.querySelectorAll(sent) : []) {
+    if (field.type === "checkbox") field.checked = false; else field.value = "";
+  }
+  refresh();
+});
+
+// What cannot be done is said where the reader is, in the words of the page that was answered.
+function fail(ctx, text) {
+  if (ctx.sourceElement.id === "live") return;
+  const place = $("failed");
+  place.textContent = text;
+  place.hidden = false;
+  place.scrollIntoView({ block: "nearest" });
+}
+document.addEventListener("htmx:response:error", ({ detail: { ctx } }) => {
+  const answer = new DOMParser().parseFromString(ctx.text, "text/html").querySelector("#detail");
+  fail(ctx, answer ? answer.textContent : "The node answered with status " + ctx.response.status + ".");
+});
+document.addEventListener("htmx:error", ({ detail: { ctx } }) => {
+  if (ctx) fail(ctx, "The node does not answer. Nothing was changed; try again.");
+});
+document.addEventListener("htmx:before:request", () => { $("failed").hidden = true; });
+
+function startCopying() {
+  if (!navigator.clipboard) return;
+  document.documentElement.classList.add("has-copy");
+  document.addEventListener("click", async (event) => {
+    const button = event.target.closest("[data-copy]");
+    if (!button) return;
+    await navigator.clipboard.writeText(button.dataset.copy);
+    button.textContent = "Copied";
+    setTimeout(() => { button.textContent = "Copy"; }, 1500);
+  });
+}
+
+function startFading() {
+  for (const slider of document.querySelectorAll("input[data-map]")) {
+    const map = $(slider.dataset.map);
+    const fade = () => {
+      map.style.opacity = slider.value / 100;
+      slider.setAttribute("aria-valuetext", slider.value + " percent");
+    };
+    slider.oninput = fade;
+    fade();
+  }
+}
+
 // Single keys, which a person can switch off (WCAG 2.1.4); never while something is typed.
+const keysOn = () => localStorage.getItem("keys") !== "off";
+
 function startKeys() {
-  const form = document.querySelector("form.reading");
-  const box = document.getElementById("keys-on");
-  if (!form || !box) return;
-  document.getElementById("keys").hidden = false;
-  box.checked = localStorage.getItem("keys") !== "off";
-  box.addEventListener("change", () => localStorage.setItem("keys", box.checked ? "on" : "off"));
+  document.documentElement.classList.add("has-keys");
+  document.addEventListener("change", ({ target }) => {
+    if (target.id === "keys-on") localStorage.setItem("keys", target.checked ? "on" : "off");
+  });
   document.addEventListener("keydown", (event) => {
-    if (!box.checked || event.ctrlKey || event.altKey || event.metaKey || event.repeat) return;
+    const form = document.querySelector("form.reading");
+    if (!form || !keysOn() || event.ctrlKey || event.altKey || event.metaKey || event.repeat) return;
     if (event.target.closest("input:not([type=checkbox]):not([type=range]), textarea, select")) return;
     const key = event.key.toLowerCase();
-    const finding = document.getElementById("finding");
+    const finding = $("finding");
     if (key === "j" || key === "k") {
       const to = finding.selectedIndex + (key === "j" ? 1 : -1);
       if (to >= 0 && to < finding.options.length) finding.selectedIndex = to;
       finding.focus();
       return;
     }
-    const target = key === "c" ? document.getElementById("comment") : form.querySelector(`[data-key="${CSS.escape(key)}"]`);
+    const target = key === "c" ? $("comment") : form.querySelector(`[data-key="${CSS.escape(key)}"]`);
     if (!target) return;
     event.preventDefault();
     if (key === "c") target.focus(); else form.requestSubmit(target);
@@ -98,24 +104,21 @@ function startKeys() {
 const HEAD_BYTES = 768 * 1024;
 
 function startDropping() {
-  const zone = document.getElementById("drop");
+  const zone = $("drop");
   if (!zone) return;
   zone.hidden = false;
-  const chosen = document.getElementById("drop-file");
-  const said = document.getElementById("drop-said");
+  const said = $("drop-said");
   const look = async (file) => {
     if (!file) return;
     said.textContent = "Looking at " + file.name + " …";
-    const calling = encodeURIComponent(document.getElementById("drop-ae").value);
-    const answer = await fetch(zone.dataset.to + "?calling_ae=" + calling, {
+    const answer = await fetch(zone.dataset.to + "?calling_ae=" + encodeURIComponent($("drop-ae").value), {
       method: "POST", body: file.slice(0, HEAD_BYTES),
       headers: { "Accept": "text/html", "Content-Type": "application/octet-stream", "X-CSRF-Token": zone.dataset.csrf },
     });
     const page = new DOMParser().parseFromString(await answer.text(), "text/html");
-    const told = page.getElementById("told") || page.querySelector("main");
-    said.replaceChildren(...(told ? told.childNodes : []));
+    said.replaceChildren(...(page.getElementById("told") || page.querySelector("main")).childNodes);
   };
-  chosen.addEventListener("change", () => look(chosen.files[0]));
+  $("drop-file").addEventListener("change", (event) => look(event.target.files[0]));
   zone.addEventListener("dragover", (event) => { event.preventDefault(); zone.classList.add("over"); });
   zone.addEventListener("dragleave", () => zone.classList.remove("over"));
   zone.addEventListener("drop", (event) => {
@@ -125,8 +128,14 @@ function startDropping() {
   });
 }
 
+function refresh() {
+  startFading();
+  const box = $("keys-on");
+  if (box) box.checked = keysOn();
+}
+
+startCopying();
 startKeys();
 startDropping();
-startCopying(document);
-startFading();
 startListening();
+refresh();
