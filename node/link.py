@@ -231,7 +231,7 @@ class Link:
         collected: dict[bool, bytearray] = {True: bytearray(), False: bytearray()}
         command: Command | None = None
         while True:
-            for context_id, control, value in _values(self._data(until)):
+            for context_id, control, value in values(self._data(until)):
                 is_command = bool(control & _IS_COMMAND)
                 collected[is_command] += value
                 if context_id not in self._by_id or is_command is not (command is None):
@@ -345,7 +345,7 @@ def _batches(context_id: int, command: bytes, data: BinaryIO, size: int, max_pdu
         yield batch
 
 
-def _values(body: memoryview) -> Iterator[tuple[int, int, memoryview]]:
+def values(body: memoryview) -> Iterator[tuple[int, int, memoryview]]:
     """The presentation data values of a P-DATA-TF: context ID, message control header, bytes."""
     while body:
         length = int.from_bytes(body[:4], "big")

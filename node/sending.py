@@ -35,6 +35,17 @@ def open_link(
         PeerRefused: rejected for good, or none of the contexts accepted.
         ConfigError: the TLS files are wrong.
     """
+    connection, answer = connect(peer, settings, offered)
+    return Link(connection, answer, peer, settings, offered=offered, on_commitment=on_commitment)
+
+
+def connect(
+    peer: Peer, settings: Settings, offered: Sequence[Context], provides: Sequence[str] = ()
+) -> tuple[socket.socket, requesting.Answer]:
+    """An open association as its bare connection, and what was accepted. provides: see `requesting.request`.
+
+    Raises what `open_link` raises.
+    """
     tls = client_context(settings.tls) if peer.tls else None
     limit_s = settings.delivery.connect_timeout_s
     try:
@@ -47,8 +58,7 @@ def open_link(
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if tls is not None:
             connection = tls.wrap_socket(connection, server_hostname=peer.host)
-        answer = _negotiate(connection, peer, settings, offered)
-        return Link(connection, answer, peer, settings, offered=offered, on_commitment=on_commitment)
+        return connection, _negotiate(connection, peer, settings, offered, provides)
     except (OSError, PeerGone) as error:
         connection.close()
         hint = "is it a TLS port, and are the certificates right?" if peer.tls else "is it a DICOM port without TLS?"
@@ -64,11 +74,11 @@ def open_link(
 
 
 def _negotiate(
-    connection: socket.socket, peer: Peer, settings: Settings, offered: Sequence[Context]
+    connection: socket.socket, peer: Peer, settings: Settings, offered: Sequence[Context], provides: Sequence[str]
 ) -> requesting.Answer:
     limit_s, most = settings.delivery.connect_timeout_s, settings.limits.max_pdu_bytes
     talk = Wire(connection, most, limit_s, limit_s)
-    talk.send(requesting.request(settings.ae_title, peer.ae_title, offered, most))
+    talk.send(requesting.request(settings.ae_title, peer.ae_title, offered, most, provides))
     kind, body = talk.read(limit_s, time.monotonic() + 2 * limit_s)
     if kind is Pdu.ASSOCIATE_RJ:
         refusal = requesting.read_refusal(bytes(body))

@@ -13,14 +13,16 @@ from node.upper_layer.wire import ProtocolError
 
 MOST_COMMAND_BYTES = 1 << 16
 
-C_STORE_RQ, C_ECHO_RQ, C_CANCEL_RQ = 0x0001, 0x0030, 0x0FFF
+C_STORE_RQ, C_GET_RQ, C_MOVE_RQ, C_ECHO_RQ, C_CANCEL_RQ = 0x0001, 0x0010, 0x0021, 0x0030, 0x0FFF
 N_EVENT_REPORT_RQ, N_SET_RQ, N_ACTION_RQ, N_CREATE_RQ = 0x0100, 0x0120, 0x0130, 0x0140
 RESPONSE = 0x8000
 NO_DATA_SET = 0x0101
 
 _AFFECTED_CLASS, _REQUESTED_CLASS, _COMMAND_FIELD, _MESSAGE_ID = 0x0002, 0x0003, 0x0100, 0x0110
 _RESPONDED_TO, _PRIORITY, _DATA_SET_TYPE, _STATUS = 0x0120, 0x0700, 0x0800, 0x0900
+_MOVE_DESTINATION, _MOVE_ORIGINATOR = 0x0600, 0x1030
 _AFFECTED_INSTANCE, _REQUESTED_INSTANCE, _EVENT_TYPE, _ACTION_TYPE = 0x1000, 0x1001, 0x1002, 0x1008
+_COMPLETED, _FAILED, _WARNED = 0x1021, 0x1022, 0x1023
 _HEADER, _SHORT = struct.Struct("<HHL"), struct.Struct("<H")
 _MEDIUM, _HAS_DATA_SET = 0x0000, 0x0001
 
@@ -29,7 +31,8 @@ _MEDIUM, _HAS_DATA_SET = 0x0000, 0x0001
 class Command:
     """A request or a response. UIDs are the peer's strings, as they came but for padding; "" where absent.
 
-    responded_to, status: of a response.
+    responded_to, status: of a response. completed, failed, warned: how many objects of a C-GET or C-MOVE so far; None
+    where it does not say. move_originator: the AE title whose C-MOVE brings a C-STORE.
     """
 
     field: int
@@ -41,6 +44,10 @@ class Command:
     action_type: int | None = None
     responded_to: int | None = None
     status: int | None = None
+    completed: int | None = None
+    failed: int | None = None
+    warned: int | None = None
+    move_originator: str = ""
 
 
 def parse(data: bytes) -> Command:
@@ -69,6 +76,10 @@ def parse(data: bytes) -> Command:
         action_type=_unsigned(values, _ACTION_TYPE),
         responded_to=_unsigned(values, _RESPONDED_TO),
         status=_unsigned(values, _STATUS),
+        completed=_unsigned(values, _COMPLETED),
+        failed=_unsigned(values, _FAILED),
+        warned=_unsigned(values, _WARNED),
+        move_originator=_uid(values, _MOVE_ORIGINATOR),
     )
 
 
@@ -105,6 +116,20 @@ def store_request(message_id: int, sop_class_uid: str, sop_instance_uid: str) ->
         (_PRIORITY, _SHORT.pack(_MEDIUM)),
         (_DATA_SET_TYPE, _SHORT.pack(_HAS_DATA_SET)),
         (_AFFECTED_INSTANCE, _padded(sop_instance_uid)),
+    ]
+    return _encoded(elements)
+
+
+def retrieve_request(message_id: int, sop_class_uid: str, move_destination: str = "") -> bytes:
+    """The command set of a C-GET-RQ, or with a destination's AE title of a C-MOVE-RQ (PS3.7 9.3.3.1, 9.3.4.1)."""
+    destination = move_destination.encode("ascii")
+    elements = [
+        (_AFFECTED_CLASS, _padded(sop_class_uid)),
+        (_COMMAND_FIELD, _SHORT.pack(C_MOVE_RQ if move_destination else C_GET_RQ)),
+        (_MESSAGE_ID, _SHORT.pack(message_id)),
+        (_MOVE_DESTINATION, destination + b" " * (len(destination) % 2)),
+        (_PRIORITY, _SHORT.pack(_MEDIUM)),
+        (_DATA_SET_TYPE, _SHORT.pack(_HAS_DATA_SET)),
     ]
     return _encoded(elements)
 

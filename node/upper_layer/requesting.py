@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pynetdicom import PYNETDICOM_IMPLEMENTATION_UID, PYNETDICOM_IMPLEMENTATION_VERSION, build_context
+from pynetdicom import PYNETDICOM_IMPLEMENTATION_UID, PYNETDICOM_IMPLEMENTATION_VERSION, build_context, build_role
 from pynetdicom.pdu import A_ASSOCIATE_AC, A_ASSOCIATE_RJ, A_ASSOCIATE_RQ
 from pynetdicom.pdu_primitives import (
     A_ASSOCIATE,
@@ -43,8 +43,13 @@ class Refusal:
     reason: str
 
 
-def request(calling_ae: str, called_ae: str, offered: Sequence[Context], max_pdu_bytes: int) -> bytes:
-    """An A-ASSOCIATE-RQ that offers each context by itself; its ID is 1, 3, 5 and so on in their order."""
+def request(
+    calling_ae: str, called_ae: str, offered: Sequence[Context], max_pdu_bytes: int, provides: Sequence[str] = ()
+) -> bytes:
+    """An A-ASSOCIATE-RQ that offers each context by itself; its ID is 1, 3, 5 and so on in their order.
+
+    provides: abstract syntaxes in which this node is to be the provider, as whoever asks by C-GET is (PS3.7 D.3.3.4).
+    """
     asked = A_ASSOCIATE()
     asked.application_context_name = APPLICATION_CONTEXT
     asked.calling_ae_title, asked.called_ae_title = calling_ae, called_ae
@@ -59,7 +64,8 @@ def request(calling_ae: str, called_ae: str, offered: Sequence[Context], max_pdu
     longest.maximum_length_received = max_pdu_bytes
     implementation.implementation_class_uid = PYNETDICOM_IMPLEMENTATION_UID
     version.implementation_version_name = PYNETDICOM_IMPLEMENTATION_VERSION
-    asked.user_information = [longest, implementation, version]
+    roles = [build_role(uid, scp_role=True) for uid in provides]
+    asked.user_information = [longest, implementation, version, *roles]
     encoded: bytes = A_ASSOCIATE_RQ(asked).encode()
     return encoded
 

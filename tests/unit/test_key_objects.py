@@ -11,7 +11,6 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.uid import EnhancedCTImageStorage
 
-from db.domain import ResultRef
 from db.errors import UnreadableError
 from tests.support.result_samples import analysed, header, provenance, refused, series
 from workers.offers import ENHANCED_SR, KEY_OBJECTS
