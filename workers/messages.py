@@ -15,6 +15,7 @@ from db.identities import Identity
 from db.types import utcnow
 from node.settings import Settings
 from node.settings_hl7 import Hl7Destination
+from node.worklist.findings import images_of
 from node.worklist.hl7 import oru
 from node.worklist.hl7.link import Answer, Link
 from workers import queues
@@ -161,31 +162,7 @@ def report_of(header: Dataset, report_uid: str, matter: Matter, identity: Identi
         model=matter.model,
         model_version=matter.model_version,
         device=value("DeviceSerialNumber") or "RADNODE",
-        images=tuple(_image(one) for one in matter.summary.get("images", [])),
+        images=images_of(matter.summary),
         analysed_at=matter.finished_at,
         notice=DISCLAIMER,
-    )
-
-
-def _image(told: dict[str, object]) -> oru.Image:
-    findings = told.get("findings")
-    return oru.Image(
-        sop_instance_uid=str(told.get("sop_instance_uid", "")),
-        series_instance_uid=str(told.get("series_instance_uid", "")),
-        findings=tuple(_finding(one) for one in findings) if isinstance(findings, list) else (),
-        reason="" if told.get("analysed") else str(told.get("reason") or "no reason given"),
-    )
-
-
-def _finding(told: dict[str, object]) -> oru.Finding:
-    label = str(told["label"])
-    # A job that ended under a release before this one left no code.
-    code = told.get("code")
-    value, scheme, meaning = map(str, code) if isinstance(code, list) else (label, "99RADNODE", label)
-    return oru.Finding(
-        code=(value, scheme, meaning),
-        presence=str(told["presence"]),
-        probability=float(str(told["probability"])),
-        threshold=float(str(told["threshold"])),
-        priority=str(told["priority"]),
     )

@@ -19,18 +19,13 @@ from hl7apy.parser import parse_message, parse_segment
 
 from db.errors import PermanentError
 from node.settings_hl7 import Hl7, Hl7Destination
+from node.worklist.findings import PRESENCE, PROBABILITY, Finding, Image, most_urgent
 from node.worklist.hl7.er7 import CODECS, clean, escape, join, segment
 
 VERSION = "2.5.1"
 RESULT, ORM, OMI = "ORU^R01", "ORM^O01", "OMI^O23"
 _STRUCTURES = {RESULT: "ORU_R01", ORM: "ORM_O01", OMI: "OMI_O23"}
 
-_PRESENCE = {
-    "present": ("52101004", "Present", "SCT"),
-    "absent": ("272519000", "Absent", "SCT"),
-    "undetermined": ("373068000", "Undetermined", "SCT"),
-}
-_PROBABILITY = ("122157", "Probability", "DCM")
 _STUDY_UID = ("110180", "Study Instance UID", "DCM")
 _SERIES_UID = ("112002", "Series Instance UID", "DCM")
 _REPORT_UID = ("SR-UID", "SOP Instance UID of the report", "99RADNODE")
@@ -65,27 +60,6 @@ class Patient:
 
 
 @dataclass(frozen=True)
-class Finding:
-    """code: (value, scheme, meaning). presence: present, absent or undetermined. probability, threshold in [0, 1]."""
-
-    code: tuple[str, str, str]
-    presence: str
-    probability: float
-    threshold: float
-    priority: str
-
-
-@dataclass(frozen=True)
-class Image:
-    """One image, or one series, that the model was to read. reason: why it did not; "" where it did."""
-
-    sop_instance_uid: str
-    series_instance_uid: str
-    findings: tuple[Finding, ...]
-    reason: str
-
-
-@dataclass(frozen=True)
 class Report:
     """What one message tells: one model on one revision of one study.
 
@@ -113,8 +87,7 @@ class Report:
     @property
     def priority(self) -> str:
         """That of the most urgent finding."""
-        present = {f.priority for image in self.images for f in image.findings if f.presence == "present"}
-        return next((one for one in ("stat", "urgent") if one in present), "routine")
+        return most_urgent(self.images)
 
 
 def control_id(*identity: str) -> str:
@@ -278,9 +251,9 @@ def _observations(report: Report, text: _Text) -> Iterator[_Observation]:
 def _finding(finding: Finding, place: str, text: _Text) -> Iterator[_Observation]:
     value, scheme, meaning = finding.code
     abnormal = ("AA" if finding.priority == "stat" else "A") if finding.presence == "present" else ""
-    yield "CWE", text.coded((value, meaning, scheme)), place, text.coded(_PRESENCE[finding.presence]), {8: abnormal}
+    yield "CWE", text.coded((value, meaning, scheme)), place, text.coded(PRESENCE[finding.presence]), {8: abnormal}
     probability = {6: text.coded(_NO_UNITS), 7: f"<{finding.threshold:.3f}"}
-    yield "NM", text.coded(_PROBABILITY), place, f"{finding.probability:.4f}", probability
+    yield "NM", text.coded(PROBABILITY), place, f"{finding.probability:.4f}", probability
 
 
 def _numbered(observations: Sequence[_Observation], report: Report) -> Iterator[str]:

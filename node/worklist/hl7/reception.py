@@ -128,7 +128,7 @@ class Reception:
             return _keep_orders(session, message, head, address, self._settings.hl7.listener.assigning_authority)
         listener = self._settings.hl7.listener
         reached = [
-            identities.change(session, change, messages_to=list(self._settings.hl7.destinations))
+            identities.change(session, change, messages_to=sorted(self._settings.told))
             for change in inbound.changes(message, head.sender, head.control_id, listener.assigning_authority)
         ]
         return (
