@@ -27,6 +27,8 @@ Event = Literal[
     "order_mismatched",
     "notice_received",
     "commitment_asked",
+    "workitem_received",
+    "workitem_changed",
     "workitem_claimed",
     "workitem_performed",
     # Work and its results.
@@ -95,6 +97,8 @@ UID_SUBJECTS: frozenset[Event] = frozenset(
         "order_mismatched",
         "notice_received",
         "commitment_asked",
+        "workitem_received",
+        "workitem_changed",
         "workitem_claimed",
         "workitem_performed",
         "result_sent",

@@ -11,11 +11,12 @@ from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from db import deletions, jobs, outbox
 from db.house_tables import Deletion
-from db.states import CommitmentState, DeletionState, DeliveryState, JobState, StudyState
+from db.states import CommitmentState, DeletionState, DeliveryState, JobState, StudyState, TidingState
 from db.studies import topic_for
 from db.tables import Circuit, Commitment, Delivery, Instance, Job, Outbox, Study
 from db.transitions import affected, move
 from db.types import utcnow
+from db.workitem_tables import Workitem, WorkitemTiding
 
 # Whoever is lost with it again and again may be lost because of it: it is not tried in quick succession.
 _SUSPECT_ATTEMPTS = 3
@@ -137,6 +138,8 @@ def pull_back(session: Session, now: datetime, by: timedelta) -> int:
         ((Commitment.deadline_at,), Commitment.state == CommitmentState.ASKED),
         ((Circuit.open_until,), Circuit.open_until.is_not(None)),
         ((Deletion.lease_until,), Deletion.state == DeletionState.BEGUN),
+        ((Workitem.check_at,), Workitem.ended_at.is_(None)),
+        ((WorkitemTiding.next_attempt_at,), WorkitemTiding.state == TidingState.WAITING),
     ]
     return sum(_move(session, column, where, now, by) for columns, where in waiting for column in columns)
 

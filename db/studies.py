@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime
 from uuid import uuid4
 
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
-from db import audit, notices, orders, outbox
-from db.domain import InstanceView, NewJob, NewRevision, StudyView
+from db import audit, notices, orders, outbox, workitems
+from db.domain import InstanceView, NewJob, NewRevision, StudyView, more_urgent
 from db.errors import ConflictError
 from db.states import InstanceState, JobState, StudyState
 from db.tables import Instance, Job, Revision, RevisionInstance, RoutingDecision, Series, Study
@@ -121,7 +122,16 @@ def settle(
             move(session, Instance, here, source, InstanceState.QUARANTINED, reason=why)
     if ask_order:
         orders.want(session, study.id)
+    pushed = workitems.wake(session, study.study_instance_uid)
+    if pushed:
+        revisions = [_hastened(new, pushed) for new in revisions]
     return [_open_revision(session, study.id, study.study_instance_uid, new) for new in revisions]
+
+
+def _hastened(new: NewRevision, priority: str) -> NewRevision:
+    """A work item on the study may be more urgent than the route it takes."""
+    jobs = tuple(replace(job, priority=more_urgent(job.priority, priority)) for job in new.jobs)
+    return replace(new, jobs=jobs)
 
 
 def open_again(session: Session, study_id: int, study_instance_uid: str, new: NewRevision, *, actor: str) -> int:

@@ -123,6 +123,8 @@ MEANINGS: dict[Event, Meaning] = {
     "order_mismatched": _alert(RESTRICTED_FUNCTION, Who.NODE),
     "notice_received": _activity(What.STUDY, Who.SENDER),
     "commitment_asked": _activity(What.NOTHING, Who.SENDER),
+    "workitem_received": _activity(What.STUDY, Who.SENDER),
+    "workitem_changed": _activity(What.STUDY, Who.SENDER),
     "workitem_claimed": _activity(What.STUDY),
     "workitem_performed": _activity(What.STUDY),
     # The node read the images and made objects out of them.

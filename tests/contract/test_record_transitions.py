@@ -9,7 +9,7 @@ from enum import StrEnum
 import pytest
 from sqlalchemy import select, update
 
-from db import notices, pledges, transitions
+from db import notices, pledges, transitions, workitem_tidings, workitems
 from db.errors import ConflictError, IllegalTransition
 from db.house_tables import Deletion
 from db.order_tables import Notice, Pledge, StudyOrder
@@ -28,10 +28,15 @@ from db.states import (
     OrderState,
     PledgeState,
     StudyState,
+    TidingState,
+    WorkitemState,
 )
 from db.tables import Base, Circuit, Commitment, Delivery, Instance, Job, ModelVersion, Study
 from db.types import utcnow
+from db.workitem_rules import EventType
+from db.workitem_tables import Workitem, WorkitemTiding
 from tests.support.records import NOON, finished_job, race
+from tests.support.workitems import new as new_workitem
 
 TABLES: dict[type[StrEnum], type[Base]] = {
     StudyState: Study,
@@ -44,6 +49,8 @@ TABLES: dict[type[StrEnum], type[Base]] = {
     NoticeState: Notice,
     PledgeState: Pledge,
     DeletionState: Deletion,
+    WorkitemState: Workitem,
+    TidingState: WorkitemTiding,
 }
 
 
@@ -111,6 +118,8 @@ def prepare(record: Record, source: StrEnum) -> type[Base]:
         )
         notices.record(session, NoticeKind.MPPS, "7.8", ["7.9"], state=NoticeState.IN_PROGRESS, calling_ae="CT")
         pledges.promise(session, pledges.Answer("pacs", "7.10"))
+        workitems.create(session, new_workitem("7.12", "7.13"))
+        workitem_tidings.announce(session, "7.12", EventType.PROGRESS_REPORT, {}, ["WATCHER"])
         session.flush()
         session.execute(update(table).values(state=source))
     return table
