@@ -1,13 +1,14 @@
 """Running a network. The only place that loads Keras or LiteRT at run time, and only when asked to.
 
 On a CPU the network runs in LiteRT, which loads in milliseconds and equals Keras within 1e-5; on a GPU in Keras.
-A runner belongs to one thread: LiteRT's interpreter keeps its tensors between calls.
+A runner belongs to one thread, or to those that take turns at it: LiteRT's interpreter keeps its tensors between calls.
 """
 
 from __future__ import annotations
 
 import os
 import zipfile
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -26,6 +27,10 @@ GOLDEN_TOLERANCE = 1e-3
 differ by about 1e-5, a wrong preprocessing or a broken conversion by far more."""
 
 Accelerator = Literal["auto", "cpu", "gpu"]
+Turn = AbstractContextManager[object]
+"""Held for one pass of a network, by whoever shares a runner or the processor."""
+
+_ALONE: Turn = nullcontext()
 
 
 @dataclass(frozen=True)
@@ -64,27 +69,29 @@ def visible_gpus() -> list[str]:
     return [index.strip() for index in allowed.split(",") if index.strip() not in {"", "-1"}]
 
 
-def load_runner(bundle: Bundle, accelerator: Accelerator = "auto") -> Runner:
-    """Load a bundle's network and hold it against the bundle's own test vectors.
+def load_runner(bundle: Bundle, accelerator: Accelerator = "auto", turn: Turn = _ALONE) -> Runner:
+    """Load a bundle's network and hold it against the bundle's own test vectors. turn: taken for every pass.
 
     Raises:
         GoldenError: it answers the test vectors differently.
         ArchitectureError: the weights do not fit the architecture.
         RuntimeUnavailable: the runtime, or the GPU asked for, cannot be had.
     """
-    runner = _runner(bundle, accelerator)
+    runner = _runner(bundle, accelerator, turn)
     if bundle.manifest.architecture.slices is not None:
         runner = SeriesRunner(bundle, runner)
     check_golden(bundle, runner)
     return runner
 
 
-def _runner(bundle: Bundle, accelerator: Accelerator) -> Runner:
+def _runner(bundle: Bundle, accelerator: Accelerator, turn: Turn) -> Runner:
     if accelerator == "gpu" and not visible_gpus():
         raise RuntimeUnavailable("no GPU is visible to this process; set the accelerator to auto or cpu")
     if accelerator != "cpu" and visible_gpus():
-        return KerasRunner(bundle, needs_gpu=accelerator == "gpu")
-    return KerasRunner(bundle) if bundle.manifest.runtime.cpu == "keras" else LiteRtRunner(bundle)
+        return KerasRunner(bundle, needs_gpu=accelerator == "gpu", turn=turn)
+    if bundle.manifest.runtime.cpu == "keras":
+        return KerasRunner(bundle, turn=turn)
+    return LiteRtRunner(bundle, turn=turn)
 
 
 def check_golden(bundle: Bundle, runner: Runner) -> float:
@@ -162,8 +169,9 @@ class LiteRtRunner:
 
     head: FloatArray | None
 
-    def __init__(self, bundle: Bundle, threads: int | None = None) -> None:
+    def __init__(self, bundle: Bundle, threads: int | None = None, turn: Turn = _ALONE) -> None:
         self.head = head_weights(bundle)
+        self._turn = turn
         self._interpreter = _interpreter(bundle, threads or os.cpu_count() or 1)
         self._input: int = self._interpreter.get_input_details()[0]["index"]
         by_rank = {len(output["shape"]): output["index"] for output in self._interpreter.get_output_details()}
@@ -176,9 +184,10 @@ class LiteRtRunner:
 
     def _one(self, image: FloatArray) -> Forward:
         interpreter = self._interpreter
-        interpreter.set_tensor(self._input, np.ascontiguousarray(image[np.newaxis], dtype=np.float32))
-        interpreter.invoke()
-        return Forward(interpreter.get_tensor(self._logits), interpreter.get_tensor(self._features))
+        with self._turn:
+            interpreter.set_tensor(self._input, np.ascontiguousarray(image[np.newaxis], dtype=np.float32))
+            interpreter.invoke()
+            return Forward(interpreter.get_tensor(self._logits), interpreter.get_tensor(self._features))
 
 
 def _interpreter(bundle: Bundle, threads: int) -> Any:
@@ -243,7 +252,8 @@ class KerasRunner:
 
     head: FloatArray | None
 
-    def __init__(self, bundle: Bundle, *, needs_gpu: bool = False) -> None:
+    def __init__(self, bundle: Bundle, *, needs_gpu: bool = False, turn: Turn = _ALONE) -> None:
+        self._turn = turn
         tf = _tensorflow(needs_gpu=needs_gpu)
         from models.networks import network_of  # noqa: PLC0415 - run-time only
 
@@ -253,8 +263,9 @@ class KerasRunner:
 
     def run(self, batch: FloatArray) -> Forward:
         """The whole batch in one pass."""
-        features, logits, *gradients = self._forward(batch)
-        return Forward(logits.numpy(), features.numpy(), gradients[0].numpy() if gradients else None)
+        with self._turn:
+            features, logits, *gradients = self._forward(batch)
+            return Forward(logits.numpy(), features.numpy(), gradients[0].numpy() if gradients else None)
 
 
 def _tensorflow(*, needs_gpu: bool) -> Any:

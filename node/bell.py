@@ -50,7 +50,7 @@ class Bell:
         self._heard_at = -math.inf
 
     def wait(self, stop: threading.Event, timeout_s: float) -> bool:
-        """Until it rings, until `timeout_s` seconds have passed, or until soon after `stop` is set: whether it is set."""
+        """Until it rings, until the timeout, or until soon after `stop` is set; returns whether it is set."""
         if self._fd < 0:
             return stop.wait(timeout_s)
         ends_at = time.monotonic() + timeout_s

@@ -177,6 +177,12 @@ class Work(Section):
         "auto", description="auto uses every GPU, and the CPU where there is none."
     )
     infer_processes: int = Field(1, ge=1, description="Inference processes on a machine without a GPU.")
+    jobs_at_once: int = Field(
+        2,
+        ge=1,
+        le=16,
+        description="Jobs under way in an inference process: one is inferred, others are decoded or their results made.",
+    )
     deliver_processes: int = Field(2, ge=1, description="Delivery processes.")
     lease_s: float = Field(30.0, gt=1, description="Seconds a worker holds a job between two signs of life.")
     max_attempts: int = Field(3, ge=1, description="Attempts before a job is parked.")

@@ -1,4 +1,4 @@
-"""The models a process has loaded. Belongs to one thread of one process: never carried over a fork.
+"""The models a process has loaded, for all its threads. Belongs to one process: never carried over a fork.
 
 Which version of a model reads is asked of the record at every job, which costs one look into a small table; what is
 loaded is kept by its digest, so that an activation takes effect at the next job and a roll-back costs nothing.
@@ -6,6 +6,7 @@ loaded is kept by its digest, so that an activation takes effect at the next job
 
 from __future__ import annotations
 
+import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from models.gate import gate_of
 from models.registry import Bundle
 from models.runner import Runner, load_runner
 from node.settings import Settings
+from workers.turn import Turn
 
 log = structlog.get_logger(__name__)
 
@@ -44,7 +46,7 @@ class Loaded:
 
 
 class LoadedModels:
-    """Loads a model at its first use and keeps it, the `work.models_kept` used last.
+    """Loads a model at its first use and keeps it, the `work.models_kept` used last. Every method is for any thread.
 
     record: asked for installed versions; None knows only the bundles that came with the node or lie in its folders.
     """
@@ -55,6 +57,9 @@ class LoadedModels:
         self._kept: OrderedDict[str, Loaded] = OrderedDict()
         # Bundles in folders do not change while a process runs: the digest of the one that goes by an id.
         self._by_id: dict[str, str] = {}
+        self._lock = threading.Lock()
+        # Two passes side by side take longer than one after the other, and no interpreter runs twice at a time.
+        self._turn = Turn()
 
     def get(self, model_id: str) -> Loaded:
         """The model with that id: its active version, else the bundle in a folder.
@@ -65,12 +70,13 @@ class LoadedModels:
         active = self.version_in(ModelState.ACTIVE, model_id)
         if active is not None:
             return self.installed(active)
-        known = self._kept.get(self._by_id.get(model_id, ""))
-        if known is not None:
-            return self._keep(known)
-        loaded = self._load(model_id, lambda: registry.load(model_id, self.settings.work.model_dirs))
-        self._by_id[model_id] = loaded.bundle.identity.bundle_digest
-        return loaded
+        with self._lock:
+            known = self._kept.get(self._by_id.get(model_id, ""))
+            if known is not None:
+                return self._keep(known)
+            loaded = self._load(model_id, lambda: registry.load(model_id, self.settings.work.model_dirs))
+            self._by_id[model_id] = loaded.bundle.identity.bundle_digest
+            return loaded
 
     def version_in(self, state: ModelState, model_id: str) -> ModelVersionView | None:
         """The installed version in that state, ACTIVE or SHADOW. Raises RecordUnavailable."""
@@ -81,12 +87,15 @@ class LoadedModels:
 
     def installed(self, version: ModelVersionView) -> Loaded:
         """An installed version. Raises like `get`."""
-        known = self._kept.get(version.digest)
-        if known is not None:
-            return self._keep(known)
-        if self.settings.clinical_mode and not version.signed_by:
-            raise ModelUnusable(f"clinical_mode refuses model {version.model_id} {version.version}: nobody signed it")
-        return self._load(version.model_id, lambda: installed_bundle(self.settings, version))
+        with self._lock:
+            known = self._kept.get(version.digest)
+            if known is not None:
+                return self._keep(known)
+            if self.settings.clinical_mode and not version.signed_by:
+                raise ModelUnusable(
+                    f"clinical_mode refuses model {version.model_id} {version.version}: nobody signed it"
+                )
+            return self._load(version.model_id, lambda: installed_bundle(self.settings, version))
 
     def warm_up(self, model_ids: Iterable[str]) -> None:
         """Load ahead of the first job. What cannot be loaded is logged, and its jobs will say so again."""
@@ -101,7 +110,7 @@ class LoadedModels:
             bundle = find()
             require_verified_codes(bundle, clinical_mode=self.settings.clinical_mode)
             gate_of(bundle)
-            runner = load_runner(bundle, self.settings.work.accelerator)
+            runner = load_runner(bundle, self.settings.work.accelerator, self._turn)
         except ModelError as error:
             kind = ModelUnusable if error.permanent else ModelNotReady
             raise kind(str(error)) from error

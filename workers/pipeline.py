@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import random
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -45,6 +46,10 @@ class SourceGone(PermanentError):
     """A stored image is no longer in the data folder."""
 
 
+class JobTooLong(RadnodeError):
+    """Its time was up: it is tried again, and counts as tried."""
+
+
 class PoisonStudy(PermanentError):
     """Images of it ended their decoders, and nothing else of it could be read."""
 
@@ -76,10 +81,27 @@ def run_job(worker: Worker, job_id: str) -> None:
             log.warning("lease_lost", reason=str(error))
         except RecordUnavailable:
             raise
+        except JobTooLong as error:
+            hand_back_unfinished(worker, job.id, str(error))
         except RetriableError as error:
             _hand_back(worker, job, str(error))
         except RadnodeError as error:
             _park(worker, job, str(error))
+
+
+def finish_job(worker: Worker, job_id: str) -> None:
+    """`run_job`, and what nobody foresaw handed back: the process and its other jobs go on.
+
+    Raises RecordUnavailable where that cannot be recorded; the lease runs out then.
+    """
+    try:
+        run_job(worker, job_id)
+    except RecordUnavailable as error:
+        # Its lease runs out, and it is announced again.
+        log.warning("job_left", job=job_id, reason=str(error))
+    except Exception as error:
+        log.exception("job_failed", job=job_id)
+        hand_back_unfinished(worker, job_id, f"unforeseen {type(error).__name__}; see the worker's log")
 
 
 def hand_back_unfinished(worker: Worker, job_id: str, reason: str) -> None:
@@ -131,10 +153,10 @@ def _carry_out(worker: Worker, job: ClaimedJob) -> None:
         jobs.finish(session, job.id, worker.owner, outcome)
     bell.ring(worker.settings.data_dir, bell.RELAY)
     log.info("job_finished", analysed=analysis.analysed, results=len(results), destinations=len(names))
-    _read_in_shadow(worker, job, files)
+    _read_in_shadow(worker, job, files, beat)
 
 
-def _read_in_shadow(worker: Worker, job: ClaimedJob, files: JobFiles) -> None:
+def _read_in_shadow(worker: Worker, job: ClaimedJob, files: JobFiles, beat: _Beat) -> None:
     """Have the version in the shadow, where there is one, read the same images; keep what it says, and send nothing.
 
     The job is over and its results are on their way, so whatever happens here harms neither.
@@ -146,7 +168,7 @@ def _read_in_shadow(worker: Worker, job: ClaimedJob, files: JobFiles) -> None:
         said = {
             "version": candidate.version,
             "digest": candidate.digest,
-            **_shadow_summary(worker, job, files, candidate),
+            **_shadow_summary(worker, job, files, candidate, beat),
         }
         with worker.record.write() as session:
             jobs.note_shadow(session, job.id, said)
@@ -154,9 +176,11 @@ def _read_in_shadow(worker: Worker, job: ClaimedJob, files: JobFiles) -> None:
         log.warning("shadow_not_recorded", reason=str(error))
 
 
-def _shadow_summary(worker: Worker, job: ClaimedJob, files: JobFiles, candidate: ModelVersionView) -> dict[str, Any]:
+def _shadow_summary(
+    worker: Worker, job: ClaimedJob, files: JobFiles, candidate: ModelVersionView, beat: _Beat
+) -> dict[str, Any]:
     try:
-        analysis = _analyse(worker, job, worker.models.installed(candidate), files, lambda: None)
+        analysis = _analyse(worker, job, worker.models.installed(candidate), files, beat.check)
     except Exception as error:  # a candidate may fail in any way; that it did is what is recorded
         known = isinstance(error, RadnodeError | ModelError)
         log.warning("shadow_failed", version=candidate.version, exc_info=not known)
@@ -324,21 +348,25 @@ def _delay_s(worker: Worker, attempt: int) -> float:
 
 
 class _Beat:
-    """Whether the lease is still held; set by the thread that renews it."""
+    """Whether a job may go on: its lease, as the thread that renews it finds it, and its time."""
 
-    def __init__(self) -> None:
+    def __init__(self, limit_s: float) -> None:
         self.lost: LeaseLost | None = None
+        self._limit_s = limit_s
+        self._ends_at = time.monotonic() + limit_s
 
     def check(self) -> None:
-        """Raise LeaseLost once another worker has the job."""
+        """Raise LeaseLost once another worker has the job, JobTooLong once its time is up."""
         if self.lost is not None:
             raise self.lost
+        if time.monotonic() > self._ends_at:
+            raise JobTooLong(f"it took longer than work.soft_time_limit_s = {self._limit_s} s")
 
 
 @contextmanager
 def _heartbeat(worker: Worker, job: ClaimedJob) -> Iterator[_Beat]:
     """Renew the lease three times per lease while the block runs. A record that is away is tried again."""
-    beat, stop = _Beat(), threading.Event()
+    beat, stop = _Beat(worker.settings.work.soft_time_limit_s), threading.Event()
     lease_s = worker.settings.work.lease_s
 
     def renew() -> None:

@@ -26,9 +26,10 @@ from workers import alive, queues
 from workers.analysis import terms_for
 from workers.app import DELIVER_TASK, INFER_TASK, make_app, settings_of_process
 from workers.deliver import Sender, hand_back_unsent, run_delivery
+from workers.line import Line
 from workers.loaded import LoadedModels
 from workers.messages import run_messages
-from workers.pipeline import Worker, hand_back_unfinished, run_job
+from workers.pipeline import Worker, finish_job
 from workers.sandbox import Decoders, DecoderUnavailable
 
 log = structlog.get_logger(__name__)
@@ -58,10 +59,15 @@ def _start_child(**_: Any) -> None:
     # Killed because it did not stop in time: what its child does must not go on unseen.
     end_with_parent(signal.SIGKILL)
     settings = settings_of_process()
-    record = Record(settings.record_url, pool_size=4)
+    # They quote what stands in patients' files, and catching them holds for a process and not for one of its threads.
+    warnings.simplefilter("ignore")
+    # Each job has a thread that works and one that renews its lease.
+    record = Record(settings.record_url, pool_size=2 * settings.work.jobs_at_once + 2)
     models = LoadedModels(settings, record)
     decoders = Decoders(terms_for(settings.work))
-    _process["worker"] = Worker(settings, record, models, decoders, alive.sign_in(settings, "infer"))
+    worker = Worker(settings, record, models, decoders, alive.sign_in(settings, "infer"))
+    _process["worker"] = worker
+    _process["line"] = Line(partial(finish_job, worker), settings.work.jobs_at_once, settings.work.hard_time_limit_s)
     _process["sender"] = Sender(settings, record, alive.sign_in(settings, "deliver"))
     if os.environ.get(WARM_UP_VARIABLE):
         try:
@@ -76,23 +82,20 @@ def _start_child(**_: Any) -> None:
 def _end_child(**_: Any) -> None:
     # They would end by themselves, as orphans, which not everything that runs as process 1 looks after.
     if "worker" in _process:
+        _process["line"].close()
         _process["worker"].decoders.close()
         _process["sender"].close()
 
 
 @app.task(name=INFER_TASK)  # type: ignore[untyped-decorator]
 def infer(job_id: str) -> None:
-    """Run one job, if it is due."""
-    worker: Worker = _process["worker"]
+    """Begin one job; ends once there is room for the next. What becomes of it is for the record to say."""
+    line: Line = _process["line"]
     try:
-        run_job(worker, job_id)
+        line.take(job_id)
     except SoftTimeLimitExceeded:
-        limit = worker.settings.work.soft_time_limit_s
-        hand_back_unfinished(worker, job_id, f"it took longer than work.soft_time_limit_s = {limit} s")
-    except Exception as error:
-        # Not foreseen: the job is tried again and in the end parked; the process and its other jobs go on.
-        hand_back_unfinished(worker, job_id, f"unforeseen {type(error).__name__}; see the worker's log")
-        raise
+        # Each job has a clock of its own; who was to be begun is announced again.
+        log.warning("no_room_for_a_job", job=job_id)
 
 
 @app.task(name=DELIVER_TASK)  # type: ignore[untyped-decorator]
