@@ -82,6 +82,17 @@ class OrderState(StrEnum):
     VOUCHED = "VOUCHED"  # a person has looked
 
 
+class PriorState(StrEnum):
+    """What became of a question for a study's priors."""
+
+    WANTED = "WANTED"  # to be asked, or being fetched; work waits for it, for a bounded time
+    FOUND = "FOUND"  # they are here
+    ABSENT = "ABSENT"  # the peer has none
+    REFUSED = "REFUSED"  # what it gave is another patient's: nothing of it is kept
+    FAILED = "FAILED"  # they did not come in time
+    GONE = "GONE"  # they were here, and their files are deleted
+
+
 class NoticeKind(StrEnum):
     """By what a peer tells that a study is done."""
 
@@ -141,6 +152,7 @@ class Scope(StrEnum):
 class DeletionScope(StrEnum):
     STUDY = "STUDY"  # everything of a study
     IMAGES = "IMAGES"  # the received images of a study
+    PRIORS = "PRIORS"  # images that were fetched to compare a study with
     RESULTS = "RESULTS"  # the objects made from a study; their UIDs stay, so that none is given twice
     ASIDE = "ASIDE"  # an object that was set aside, because it came under the UID of another
 
@@ -258,6 +270,16 @@ ORDER_TRANSITIONS = frozenset(
     }
 )
 
+_R = PriorState
+PRIOR_TRANSITIONS = frozenset(
+    {
+        *((_R.WANTED, target) for target in (_R.FOUND, _R.ABSENT, _R.REFUSED, _R.FAILED)),
+        (_R.FOUND, _R.GONE),
+        # The study is read again later.
+        *((source, _R.WANTED) for source in (_R.ABSENT, _R.REFUSED, _R.FAILED, _R.GONE)),
+    }
+)
+
 _N = NoticeState
 NOTICE_TRANSITIONS = frozenset({(_N.IN_PROGRESS, _N.COMPLETED), (_N.IN_PROGRESS, _N.DISCONTINUED)})
 
@@ -303,6 +325,7 @@ TRANSITIONS: dict[type[StrEnum], frozenset[tuple[StrEnum, StrEnum]]] = {
     ModelState: frozenset(MODEL_TRANSITIONS),
     DeletionState: frozenset(DELETION_TRANSITIONS),
     OrderState: frozenset(ORDER_TRANSITIONS),
+    PriorState: frozenset(PRIOR_TRANSITIONS),
     NoticeState: frozenset(NOTICE_TRANSITIONS),
     PledgeState: frozenset(PLEDGE_TRANSITIONS),
     WorkitemState: frozenset(WORKITEM_TRANSITIONS),

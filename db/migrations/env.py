@@ -10,6 +10,7 @@ import db.hl7_tables
 import db.house_tables
 import db.order_tables
 import db.performance_tables
+import db.prior_tables
 import db.reader_tables
 import db.workitem_tables  # noqa: F401 - the tables of all of them belong to the metadata
 from db.tables import Base
