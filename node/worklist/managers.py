@@ -23,6 +23,8 @@ from node.worklist.work_items import UPS_PULL, UPS_PUSH, UPS_WATCH
 
 _CHANGE_STATE, _SUBSCRIBE = 1, 3
 _MOST_ANSWERS = 200
+# pynetdicom's own log cannot put up with a list of one.
+_STATE_AND_PRIORITY = [0x00741000, 0x00741200]
 # One message to a manager, and what it takes pynetdicom to notice that it goes unanswered.
 _WITHIN = 2.0
 
@@ -103,7 +105,7 @@ class Talk:
 
     def state(self, uid: str) -> str:
         """Procedure Step State (0074,1000)."""
-        found = self._ask(lambda: self._association.send_n_get([0x00741000], UPS_PUSH, uid, meta_uid=UPS_PULL))
+        found = self._ask(lambda: self._association.send_n_get(_STATE_AND_PRIORITY, UPS_PUSH, uid, meta_uid=UPS_PULL))
         return "" if found is None else str(found.get("ProcedureStepState", "") or "")
 
     def subscribe(self, uid: str, ae_title: str) -> None:
