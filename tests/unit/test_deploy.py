@@ -143,6 +143,26 @@ def test_every_service_runs_a_command_that_exists(compose: dict[str, Any]) -> No
         assert service["command"][1] in COMMANDS
 
 
+def test_each_service_starts_with_the_settings_of_its_environment(
+    compose: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded = {}
+    for name, service in compose["services"].items():
+        if "radnode" not in service["image"]:
+            continue
+        with monkeypatch.context() as environment:
+            for variable, value in service["environment"].items():
+                environment.setenv(variable, re.sub(r"\$\{\w+:\?[^}]*\}", "secret", value))
+            loaded[name] = load(DEPLOY / "compose" / "radnode.toml")
+    assert {name for name, settings in loaded.items() if settings.hl7.listener.enabled} == {"hl7"}
+    listener = loaded["hl7"].hl7.listener
+    (published,) = compose["services"]["hl7"]["ports"]
+    assert published.endswith(f":{listener.port}")
+    assert (listener.host, compose["services"]["hl7"]["profiles"]) == ("0.0.0.0", ["hl7"])
+    assert loaded["worker-gpu"].work.accelerator == "gpu"
+    assert "secret@postgres" in loaded["listener"].record_url
+
+
 def test_nothing_is_published_beyond_loopback(compose: dict[str, Any]) -> None:
     published = [port for service in compose["services"].values() for port in service.get("ports", [])]
     assert published
