@@ -24,6 +24,7 @@ from node.settings_audit import AuditTrail
 from node.settings_checks import require_guarded, require_names
 from node.settings_fhir import Fhir
 from node.settings_hl7 import Hl7
+from node.settings_priors import Priors
 from node.settings_retention import Retention
 from node.settings_section import Section
 from node.settings_ups import Ups
@@ -287,6 +288,7 @@ class Settings(BaseSettings):
     audit: AuditTrail = AuditTrail()
     worklist: Worklist = Worklist()
     notices: Notices = Notices()
+    priors: Priors = Priors()
     retention: Retention = Retention()
     hl7: Hl7 = Hl7()
     fhir: Fhir = Fhir()

@@ -36,8 +36,9 @@ def require_names(settings: Settings) -> None:
             "notices.commitment promises to keep what [retention] deletes; set retention.images_days = 0 and "
             "delete_early = false, or notices.commitment_although_deleting = true where whoever asks keeps its own"
         )
-    if settings.worklist.peer and settings.worklist.peer not in settings.peers:
-        raise ValueError(f"worklist.peer is {settings.worklist.peer}, which no [peers.…] entry names")
+    for section, peer in (("worklist", settings.worklist.peer), ("priors", settings.priors.peer)):
+        if peer and peer not in settings.peers:
+            raise ValueError(f"{section}.peer is {peer}, which no [peers.…] entry names")
     for name, manager in settings.ups.managers.items():
         if manager.peer not in settings.peers:
             raise ValueError(f"ups.managers.{name}.peer is {manager.peer}, which no [peers.…] entry names")
