@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import get_args
 
-from node.settings import Settings, Use
+from node.settings import Peer, Settings, Use
 
 # Host name -> the addresses it has now.
 Resolve = Callable[[str], Iterable[str]]
@@ -70,6 +70,12 @@ def permitted(settings: Settings, *, calling_ae: str, address: str, resolve: Res
         if here:
             return frozenset[Use]().union(*here)
     return EVERYTHING.intersection(*each)
+
+
+def is_peer(peer: Peer, calling_ae: str, address: str, resolve: Resolve) -> bool:
+    """Whether a caller has the AE title of a peer entry, and calls from where that peer does."""
+    same = peer.ae_title.strip() == calling_ae.strip()
+    return same and _calls_from(peer.addresses, peer.host, address, resolve)
 
 
 def _calls_from(networks: tuple[str, ...], host: str, address: str, resolve: Resolve) -> bool:

@@ -23,11 +23,12 @@ from node.commitment import COMMITMENT_CLASS, MOST_REPORT_BYTES, CommitmentRepor
 from node.intake import Arrival, Receiver
 from node.settings import Settings, Use
 from node.statuses import Status
-from node.syntaxes import storage_sop_classes, supported_contexts
+from node.syntaxes import UPS_EVENT_CLASS, storage_sop_classes, supported_contexts
 from node.upper_layer import commands, negotiation
 from node.upper_layer.association import Caller, DataSet, Rejected, TurnedAway, printable
 from node.upper_layer.commands import Command
 from node.upper_layer.negotiation import Accepted, Context, Request
+from node.worklist.manager_events import ManagerEvents
 from node.worklist.provider import NoticeProvider
 
 log = structlog.get_logger(__name__)
@@ -35,6 +36,7 @@ log = structlog.get_logger(__name__)
 _NOT_COMMITTED_RETRY = timedelta(seconds=5)
 _MOST_NAMED = 16
 _STORAGE = frozenset(uid for uid, _ in storage_sop_classes())
+_REPORTED = (COMMITMENT_CLASS, UPS_EVENT_CLASS)
 _USE: dict[int, Use] = {commands.C_STORE_RQ: "store", commands.N_ACTION_RQ: "commit"}
 # Abstract syntax not supported, transfer syntaxes not supported (PS3.8 9.3.3.2).
 _NOT_SUPPORTED, _NO_SYNTAX = 0x03, 0x04
@@ -54,6 +56,7 @@ class Handlers:
         self.alerts = Alerts(record)
         self.receiver = Receiver(settings, record, owner, self.alerts)
         self.notices = NoticeProvider(settings, record)
+        self.manager_events = ManagerEvents(settings, record, addresses_of)
 
     def judge(self, request: Request, address: str) -> Rejected | None:
         """None where the association may be opened; a rejection is on record."""
@@ -94,6 +97,7 @@ class Handlers:
             ian=told.ian and "notify" in may,
             mpps=told.mpps and "notify" in may,
             commitment=told.commitment and "commit" in may,
+            manager_events=bool(self.settings.ups.managers),
         )
         accepted = negotiation.accept(request, supported, self.settings.limits.max_pdu_bytes)
         if accepted.missed:
@@ -136,7 +140,7 @@ class Handlers:
             log.error("refusal_not_recorded", cause=type(error).__name__)
 
     def serve(self, command: Command, context: Context, data_set: DataSet, caller: Caller) -> int:
-        """The status of C-ECHO, C-STORE, a commitment report (PS3.4 J.3.3) or a notice; no other operation is known."""
+        """The status of C-ECHO, C-STORE, a notice or a report; no other operation is known."""
         if command.field == commands.C_ECHO_RQ:
             return Status.SUCCESS
         # A storage context is the permission to store. Others could be tried for what is not permitted: C-ECHO's, which
@@ -147,13 +151,16 @@ class Handlers:
             return Status.UNRECOGNISED_OPERATION
         if command.field == commands.C_STORE_RQ:
             return self.receiver.take(self._arrival(command, context, caller), data_set)
-        if command.field == commands.N_EVENT_REPORT_RQ and context.abstract_syntax == COMMITMENT_CLASS:
-            return self._on_report(context, data_set)
+        if command.field == commands.N_EVENT_REPORT_RQ and context.abstract_syntax in _REPORTED:
+            return self._on_report(command, context, data_set, caller)
         if self.notices.serves(command, context):
             return self.notices.serve(command, context, data_set, caller)
         return Status.UNRECOGNISED_OPERATION
 
-    def _on_report(self, context: Context, data_set: DataSet) -> Status:
+    def _on_report(self, command: Command, context: Context, data_set: DataSet, caller: Caller) -> Status:
+        """On commitment (PS3.4 J.3.3), or of a work item that this node performs (CC.2.4)."""
+        if context.abstract_syntax == UPS_EVENT_CLASS:
+            return self.manager_events.take(command, data_set, caller)
         collected = bytearray()
         for piece in data_set:
             collected += piece

@@ -11,8 +11,15 @@ from pydicom.uid import UID
 from node import scu
 from node.commitment import COMMITMENT_CLASS
 from node.settings_worklist import Notices
-from node.syntaxes import AVAILABILITY_CLASS, PERFORMED_STEP_CLASS, storage_sop_classes, supported_contexts
+from node.syntaxes import (
+    AVAILABILITY_CLASS,
+    PERFORMED_STEP_CLASS,
+    UPS_EVENT_CLASS,
+    storage_sop_classes,
+    supported_contexts,
+)
 from node.worklist.query import MODALITY_WORKLIST
+from node.worklist.work_items import UPS_PULL, UPS_WATCH
 
 
 @dataclass(frozen=True)
@@ -78,5 +85,22 @@ def used() -> list[Service]:
             MODALITY_WORKLIST,
             "C-FIND",
             "routes with `ask_worklist`, `worklist.peer`",
+        ),
+        Service(
+            UID(UPS_PULL).name,
+            "SCU",
+            UPS_PULL,
+            "C-FIND; N-ACTION (claim, complete, cancel), N-SET (progress, output), N-GET (state) of UPS Push instances",
+            "`ups.managers`",
+        ),
+        Service(
+            UID(UPS_WATCH).name, "SCU", UPS_WATCH, "N-ACTION (subscribe to one work item)", "`subscribe` of a manager"
+        ),
+        Service(
+            UID(UPS_EVENT_CLASS).name,
+            "SCU",
+            UPS_EVENT_CLASS,
+            "N-EVENT-REPORT on an association that the manager opens, with the roles reversed",
+            "`ups.managers`",
         ),
     ]

@@ -34,6 +34,7 @@ _OFFERED = (
 _VERIFICATION = "1.2.840.10008.1.1"
 AVAILABILITY_CLASS = "1.2.840.10008.5.1.4.33"
 PERFORMED_STEP_CLASS = "1.2.840.10008.3.1.2.3.3"
+UPS_EVENT_CLASS = "1.2.840.10008.5.1.4.34.6.4"
 _PLAIN = ("1.2.840.10008.1.2.1", "1.2.840.10008.1.2")
 
 _SECONDARY_CAPTURE = frozenset(
@@ -88,7 +89,7 @@ def storage_sop_classes() -> tuple[tuple[str, str], ...]:
 
 @cache
 def supported_contexts(
-    *, store: bool = True, ian: bool = True, mpps: bool = True, commitment: bool = False
+    *, store: bool = True, ian: bool = True, mpps: bool = True, commitment: bool = False, manager_events: bool = False
 ) -> tuple[PresentationContext, ...]:
     """What the listener accepts: C-ECHO, every storage class, reports of storage commitment, and notices.
 
@@ -99,17 +100,21 @@ def supported_contexts(
         ian: Instance Availability Notifications.
         mpps: Modality Performed Procedure Steps.
         commitment: requests for storage commitment, in the usual roles.
+        manager_events: reports of managers on work items that this node performs; they come with the roles reversed.
     """
     syntaxes = [syntax.uid for syntax in decodable_transfer_syntaxes()]
     reports = build_context(COMMITMENT_CLASS, list(_PLAIN))
     # From the requestor's side: with the first it asks, with the second it reports.
     reports.scu_role, reports.scp_role = commitment, True
+    events = build_context(UPS_EVENT_CLASS, list(_PLAIN))
+    events.scu_role, events.scp_role = False, True
     return (
         build_context(_VERIFICATION, list(_PLAIN)),
         *(build_context(uid, syntaxes) for uid, _ in storage_sop_classes() if store),
         reports,
         *([build_context(AVAILABILITY_CLASS, list(_PLAIN))] if ian else []),
         *([build_context(PERFORMED_STEP_CLASS, list(_PLAIN))] if mpps else []),
+        *([events] if manager_events else []),
     )
 
 

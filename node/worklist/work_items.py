@@ -16,7 +16,6 @@ from node.uids import valid_uid
 UPS_PUSH = "1.2.840.10008.5.1.4.34.6.1"
 UPS_WATCH = "1.2.840.10008.5.1.4.34.6.2"
 UPS_PULL = "1.2.840.10008.5.1.4.34.6.3"
-UPS_EVENT = "1.2.840.10008.5.1.4.34.6.4"
 
 _PRIORITIES = {"HIGH": "stat", "MEDIUM": "routine", "LOW": "routine"}
 

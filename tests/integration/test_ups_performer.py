@@ -23,6 +23,7 @@ from node.settings_ups import Ups, WorkitemCode
 from node.settings_ups import UpsManager as ManagerSettings
 from node.worklist.performer import Performer
 from tests.support import records
+from tests.support.listening import running
 from tests.support.records import STUDY, image
 from tests.support.ups_manager import UpsManager, code, ups_manager, work_item
 
@@ -307,3 +308,18 @@ def test_a_manager_that_is_away_is_told_when_it_is_back(record: Record, manager:
     assert states(record) == [F.COMPLETING]
     steps(performer(record, manager.port, tmp_path), record, 1)
     assert (manager.state(item), states(record)) == ("COMPLETED", [F.COMPLETED])
+
+
+def test_a_request_to_cancel_reaches_the_listener(tmp_path: Path, manager: UpsManager) -> None:
+    more = (
+        '[peers.ris]\nae_title = "MANAGER"\nhost = "127.0.0.1"\n[ups.managers.ris]\npeer = "ris"\nstation = "RADNODE"\n'
+    )
+    item, unknown = work_item(STUDY, FIRST), work_item(STUDY)
+    with running(tmp_path, more) as listener:
+        with listener.record.write() as session:
+            performances.take_up(session, new(str(item.SOPInstanceUID)))
+        assert manager.ask_to_cancel(item, listener.port, calling="STRANGER") == 0x0124
+        assert rows(listener.record)[0].cancel_asked_at is None
+        assert manager.ask_to_cancel(item, listener.port) == 0x0000
+        assert rows(listener.record)[0].cancel_asked_at is not None
+        assert manager.ask_to_cancel(unknown, listener.port) == 0x0112

@@ -169,9 +169,9 @@ class UpsManager:
             event.assoc.abort()
         return status
 
-    def ask_to_cancel(self, item: Dataset, port: int) -> int:
+    def ask_to_cancel(self, item: Dataset, port: int, calling: str = "MANAGER") -> int:
         """Tell a node's listener that somebody wants it canceled; the status it answers."""
-        entity = AE("MANAGER")
+        entity = AE(calling)
         entity.add_requested_context(UnifiedProcedureStepEvent)
         role = build_role(UnifiedProcedureStepEvent, scp_role=True)
         association = entity.associate("127.0.0.1", port, ae_title="RADNODE", ext_neg=[role])
