@@ -9,7 +9,7 @@ a peer is read only as fast as its bytes are dealt with, and TCP makes it wait.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -54,6 +54,23 @@ class Caller:
     address: str
 
 
+@dataclass(frozen=True)
+class Answer:
+    """More than a status: what a peer is told with it.
+
+    comment: ASCII, names no patient. data: an encoded data set that goes with the response. pending: encoded matches of
+    a C-FIND, each sent before the response with status `MATCH`.
+    """
+
+    status: int
+    comment: str = ""
+    data: bytes | None = None
+    pending: Iterable[bytes] = ()
+
+
+# Matches are continuing (PS3.4 C.4.1.1.4).
+MATCH = 0xFF00
+
 TurnedAway = Literal["association_rejected", "handshake_failed"]
 
 
@@ -69,7 +86,7 @@ class Services(Protocol):
     def accept(self, request: Request, caller: Caller) -> Accepted:
         """What of its proposals is taken. Raises ProtocolError."""
 
-    def serve(self, command: Command, context: Context, data_set: DataSet, caller: Caller) -> int:
+    def serve(self, command: Command, context: Context, data_set: DataSet, caller: Caller) -> int | Answer:
         """The status to answer. Where the data set was not taken to its end, the association ends after the answer."""
 
 
@@ -91,6 +108,7 @@ class Association:
         self._state = State.AWAITING_REQUEST
         self._caller = Caller("", address)
         self._contexts: dict[int, Context] = {}
+        self._peer_takes_bytes = 0
         self._body = memoryview(b"")
         # Of the message that is being read: when it has to be over.
         self._until: float | None = None
@@ -126,6 +144,7 @@ class Association:
             return False
         decision = self._services.accept(request, self._caller)
         self._contexts = decision.contexts
+        self._peer_takes_bytes = request.max_pdu_bytes
         self._wire.send(decision.pdu)
         self._state = State.ESTABLISHED
         return True
@@ -139,11 +158,24 @@ class Association:
             if command.field & commands.RESPONSE:
                 raise ProtocolError(ProtocolError.UNEXPECTED_PARAMETER, "a response to nothing")
             data_set = DataSet(self, context_id, ended=not command.has_data_set)
-            status = self._services.serve(command, context, data_set, self._caller)
-            self._wire.send(wire.data(context_id, commands.response(command, status), command=True))
+            answer = self._services.serve(command, context, data_set, self._caller)
+            self._answer(context_id, command, answer if isinstance(answer, Answer) else Answer(answer))
             if not data_set.ended:
                 raise ProtocolError(ProtocolError.NOT_SPECIFIED, "a data set is longer than is allowed")
             self._until = None
+
+    def _answer(self, context_id: int, command: Command, answer: Answer) -> None:
+        for match in answer.pending:
+            self._respond(context_id, command, Answer(MATCH, data=match))
+        self._respond(context_id, command, answer)
+
+    def _respond(self, context_id: int, command: Command, answer: Answer) -> None:
+        has_data = answer.data is not None
+        response = commands.response(command, answer.status, comment=answer.comment, data_set=has_data)
+        message = wire.data(context_id, response, command=True)
+        if answer.data is not None:
+            message += wire.data_set(context_id, answer.data, self._peer_takes_bytes)
+        self._wire.send(message)
 
     def _next_command(self) -> tuple[Command, int, Context]:
         value, collected = None, bytearray()

@@ -14,7 +14,8 @@ from node.upper_layer.wire import ProtocolError
 MOST_COMMAND_BYTES = 1 << 16
 
 C_STORE_RQ, C_GET_RQ, C_MOVE_RQ, C_ECHO_RQ, C_CANCEL_RQ = 0x0001, 0x0010, 0x0021, 0x0030, 0x0FFF
-N_EVENT_REPORT_RQ, N_SET_RQ, N_ACTION_RQ, N_CREATE_RQ = 0x0100, 0x0120, 0x0130, 0x0140
+C_FIND_RQ = 0x0020
+N_EVENT_REPORT_RQ, N_GET_RQ, N_SET_RQ, N_ACTION_RQ, N_CREATE_RQ = 0x0100, 0x0110, 0x0120, 0x0130, 0x0140
 RESPONSE = 0x8000
 NO_DATA_SET = 0x0101
 
@@ -22,14 +23,18 @@ _AFFECTED_CLASS, _REQUESTED_CLASS, _COMMAND_FIELD, _MESSAGE_ID = 0x0002, 0x0003,
 _RESPONDED_TO, _PRIORITY, _DATA_SET_TYPE, _STATUS = 0x0120, 0x0700, 0x0800, 0x0900
 _MOVE_DESTINATION, _MOVE_ORIGINATOR = 0x0600, 0x1030
 _AFFECTED_INSTANCE, _REQUESTED_INSTANCE, _EVENT_TYPE, _ACTION_TYPE = 0x1000, 0x1001, 0x1002, 0x1008
+_COMMENT, _ATTRIBUTES = 0x0902, 0x1005
 _COMPLETED, _FAILED, _WARNED = 0x1021, 0x1022, 0x1023
 _HEADER, _SHORT = struct.Struct("<HHL"), struct.Struct("<H")
 _MEDIUM, _HAS_DATA_SET = 0x0000, 0x0001
+_LONGEST_COMMENT = 64
 
 
 @dataclass(frozen=True)
 class Command:
     """A request or a response. UIDs are the peer's strings, as they came but for padding; "" where absent.
+
+    attributes: tags that an N-GET asks for; none means all.
 
     responded_to, status: of a response. completed, failed, warned: how many objects of a C-GET or C-MOVE so far; None
     where it does not say. move_originator: the AE title whose C-MOVE brings a C-STORE.
@@ -42,6 +47,7 @@ class Command:
     sop_instance_uid: str = ""
     event_type: int | None = None
     action_type: int | None = None
+    attributes: tuple[int, ...] = ()
     responded_to: int | None = None
     status: int | None = None
     completed: int | None = None
@@ -74,6 +80,7 @@ def parse(data: bytes) -> Command:
         sop_instance_uid=_uid(values, _AFFECTED_INSTANCE) or _uid(values, _REQUESTED_INSTANCE),
         event_type=_unsigned(values, _EVENT_TYPE),
         action_type=_unsigned(values, _ACTION_TYPE),
+        attributes=_tags(values.get(_ATTRIBUTES, b"")),
         responded_to=_unsigned(values, _RESPONDED_TO),
         status=_unsigned(values, _STATUS),
         completed=_unsigned(values, _COMPLETED),
@@ -90,19 +97,22 @@ def named(command: Command) -> Command:
     return replace(command, sop_instance_uid=f"2.25.{uuid4().int}")
 
 
-def response(command: Command, status: int) -> bytes:
-    """The command set that answers, without a data set.
+def response(command: Command, status: int, *, comment: str = "", data_set: bool = False) -> bytes:
+    """The command set that answers. data_set: one follows.
 
-    UIDs go back as they came (PS3.7 9.3 and 10.3 allow it), except where they are longer than a UID can be.
+    UIDs go back as they came (PS3.7 9.3 and 10.3 allow it), except where they are longer than a UID can be. comment:
+    ASCII, of which an Error Comment (0000,0902) takes 64 characters.
     """
     elements = [
         (_AFFECTED_CLASS, _padded(command.sop_class_uid)),
         (_COMMAND_FIELD, _SHORT.pack(command.field | RESPONSE)),
         (_RESPONDED_TO, _SHORT.pack(command.message_id)),
-        (_DATA_SET_TYPE, _SHORT.pack(NO_DATA_SET)),
+        (_DATA_SET_TYPE, _SHORT.pack(_HAS_DATA_SET if data_set else NO_DATA_SET)),
         (_STATUS, _SHORT.pack(status)),
+        (_COMMENT, _even(comment.encode("ascii", "replace")[:_LONGEST_COMMENT], b" ")),
         (_AFFECTED_INSTANCE, _padded(command.sop_instance_uid)),
         (_EVENT_TYPE, b"" if command.event_type is None else _SHORT.pack(command.event_type)),
+        (_ACTION_TYPE, b"" if command.action_type is None else _SHORT.pack(command.action_type)),
     ]
     return _encoded(elements)
 
@@ -152,6 +162,11 @@ def _encoded(elements: list[tuple[int, bytes]]) -> bytes:
     return _HEADER.pack(0, 0x0000, 4) + struct.pack("<L", len(body)) + body
 
 
+def _tags(value: bytes) -> tuple[int, ...]:
+    whole = value[: len(value) & ~3]
+    return tuple(group << 16 | element for group, element in struct.iter_unpack("<HH", whole))
+
+
 def _unsigned(values: dict[int, bytes], element: int) -> int | None:
     value = values.get(element, b"")
     return int.from_bytes(value, "little") if len(value) == 2 else None
@@ -162,5 +177,8 @@ def _uid(values: dict[int, bytes], element: int) -> str:
 
 
 def _padded(uid: str) -> bytes:
-    value = uid[:64].encode("latin_1")
-    return value + b"\0" * (len(value) % 2)
+    return _even(uid[:64].encode("latin_1"), b"\0")
+
+
+def _even(value: bytes, pad: bytes) -> bytes:
+    return value + pad * (len(value) % 2)

@@ -22,6 +22,7 @@ from node.upper_layer.wire import ProtocolError
 
 APPLICATION_CONTEXT = "1.2.840.10008.3.1.1.1"
 _FIXED_BYTES = 68
+_UNLIMITED_BYTES, _LEAST_PDU_BYTES = 1 << 18, 128
 _ACCEPTED, _PROVIDER = 0x00, 0x01
 # What a malformed request makes of pynetdicom's decoders, which check little and late.
 MALFORMED = (
@@ -39,12 +40,13 @@ MALFORMED = (
 
 @dataclass(frozen=True)
 class Request:
-    """An A-ASSOCIATE-RQ. Titles as the peer sent them, without padding."""
+    """An A-ASSOCIATE-RQ. Titles as the peer sent them, without padding. max_pdu_bytes: longest P-DATA body it takes."""
 
     called_ae: str
     calling_ae: str
     application_context: str
     protocol_version: int
+    max_pdu_bytes: int
     primitive: Any
 
 
@@ -85,8 +87,15 @@ def read(body: bytes) -> Request:
         calling_ae=str(primitive.calling_ae_title or "").strip(),
         application_context=str(primitive.application_context_name or ""),
         protocol_version=int(pdu.protocol_version),
+        max_pdu_bytes=_longest(primitive),
         primitive=primitive,
     )
+
+
+def _longest(primitive: Any) -> int:
+    """Where a peer sets no limit, or a high one, `_UNLIMITED_BYTES`; where it is absurdly low, what a header takes."""
+    most = int(primitive.maximum_length_received or 0) or _UNLIMITED_BYTES
+    return max(_LEAST_PDU_BYTES, min(most, _UNLIMITED_BYTES))
 
 
 def accept(request: Request, supported: Sequence[PresentationContext], max_pdu_bytes: int) -> Accepted:

@@ -165,5 +165,19 @@ def release_response() -> bytes:
 
 def data(context_id: int, value: bytes, *, command: bool) -> bytes:
     """A P-DATA-TF PDU with one value, the last fragment of its kind (PS3.8 9.3.5, E.2)."""
-    control = 0x03 if command else 0x02
+    return _fragment(context_id, value, 0x03 if command else 0x02)
+
+
+def data_set(context_id: int, value: bytes, max_pdu_bytes: int) -> bytes:
+    """A data set as P-DATA-TF PDUs, none with a longer body than that."""
+    # An even number: not every receiver takes a fragment of an odd length.
+    room = (max_pdu_bytes - 6) & ~1
+    starts = range(0, max(len(value), 1), room)
+    return b"".join(
+        _fragment(context_id, value[start : start + room], 0x02 if start + room >= len(value) else 0x00)
+        for start in starts
+    )
+
+
+def _fragment(context_id: int, value: bytes, control: int) -> bytes:
     return struct.pack(">BxLLBB", Pdu.P_DATA, len(value) + 6, len(value) + 2, context_id, control) + value
