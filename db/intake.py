@@ -4,17 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any
 
-from sqlalchemy import BindParameter, Connection, Table, bindparam, delete, func, literal, select, union_all, update
+from sqlalchemy import Connection, delete, update
 from sqlalchemy.orm import Session
 
 from db import audit
 from db.domain import Intake, NewInstance, NewRefusal
 from db.errors import StudyGoing
+from db.intake_statements import (
+    DIGESTS,
+    INSERT,
+    IS_LEAVING,
+    KNOWN,
+    PLACES,
+    SERIES,
+    STUDIES,
+    TOUCH,
+)
+from db.prepared import numbered
 from db.retention import aside_bytes, is_going, leaving_quarantine
 from db.states import InstanceState, RefusalKind, StudyState
-from db.tables import Delivery, Instance, Refusal, Result, Series, Study
+from db.tables import Refusal, Series, Study
 from db.transitions import affected, insert_or_ignore
 from db.types import utcnow
 
@@ -23,48 +34,8 @@ _DATE_CHARACTERS = 16
 # A promise of more images than a 32-bit column holds is no promise.
 _MOST_EXPECTED = 2**31 - 1
 
-_STUDIES, _SERIES, _INSTANCES = (cast("Table", table.__table__) for table in (Study, Series, Instance))
 # What a study that was deleted and comes again keeps: its row, and how often it has changed.
 _STAYS = {"study_instance_uid", "version"}
-_UIDS: BindParameter[Any] = bindparam("uids", expanding=True)
-_DIGESTS = select(_INSTANCES.c.sop_instance_uid, _INSTANCES.c.sha256).where(_INSTANCES.c.sop_instance_uid.in_(_UIDS))
-# What is known of an instance: its digest, or "" for one that this node made itself.
-_KNOWN = union_all(
-    _DIGESTS,
-    select(Result.sop_instance_uid, literal("")).where(Result.sop_instance_uid.in_(_UIDS)),
-    select(Delivery.sent_sop_instance_uid, literal("")).where(Delivery.sent_sop_instance_uid.in_(_UIDS)),
-)
-_PLACES = (
-    select(
-        _STUDIES.c.study_instance_uid,
-        _STUDIES.c.id.label("study_id"),
-        _STUDIES.c.patient_id,
-        _STUDIES.c.state,
-        _SERIES.c.series_instance_uid,
-        _SERIES.c.id.label("series_id"),
-    )
-    .select_from(_STUDIES)
-    .outerjoin(
-        _SERIES,
-        (_SERIES.c.study_id == _STUDIES.c.id)
-        & _SERIES.c.series_instance_uid.in_(bindparam("series_uids", expanding=True)),
-    )
-    .where(_STUDIES.c.study_instance_uid.in_(bindparam("study_uids", expanding=True)))
-)
-_LEAVING = leaving_quarantine()
-_TOUCH = (
-    update(_STUDIES)
-    .where(_STUDIES.c.id == bindparam("study_id"), _STUDIES.c.state != StudyState.DELETING)
-    .values(
-        version=_STUDIES.c.version + bindparam("more"),
-        state=StudyState.RECEIVING,
-        last_received_at=bindparam("received_at"),
-        check_at=bindparam("received_at"),
-        expected_instances=func.coalesce(
-            bindparam("promised", type_=_STUDIES.c.expected_instances.type), _STUDIES.c.expected_instances
-        ),
-    )
-)
 
 
 def record_instance(session: Session, new: NewInstance) -> Intake:
@@ -89,7 +60,7 @@ def record_instances(
     uids = {one.sop_instance_uid for one in arrived}
     known: dict[str, str] = {}
     own: set[str] = set()
-    for uid, digest in connection.execute(_KNOWN, {"uids": list(uids)}):
+    for uid, digest in KNOWN.rows(connection, numbered("uid", list(uids)), len(uids)):
         if digest:
             known[uid] = digest
         else:
@@ -100,7 +71,7 @@ def record_instances(
     written = _insert(connection, ordered, most_aside_bytes) if ordered else _Written(set(), {})
     if len(known) + len(written.taken) + len(written.refused) < len(uids):
         # PostgreSQL: another group committed one of them between our look and our insert.
-        known = {row.sop_instance_uid: row.sha256 for row in connection.execute(_DIGESTS, {"uids": list(uids)})}
+        known = dict(DIGESTS.rows(connection, numbered("uid", list(uids)), len(uids)))
     outcomes = []
     for one in arrived:
         uid = one.sop_instance_uid
@@ -225,7 +196,9 @@ def _insert(connection: Connection, arrived: list[NewInstance], most_aside_bytes
     """Write instances with what they belong to."""
     places = _find_places(connection, arrived)
     # A new study has nothing in quarantine; in one that is known an image may just be on its way out, by its very name.
-    leaving = {path for paths in connection.scalars(_LEAVING) for path in paths} if places.studies else set()
+    leaving: set[str] = set()
+    if places.studies and IS_LEAVING.rows(connection, {}):
+        leaving = {path for paths in connection.scalars(leaving_quarantine()) for path in paths}
     refused = {
         one.sop_instance_uid: Intake.GOING
         for one in arrived
@@ -240,14 +213,14 @@ def _insert(connection: Connection, arrived: list[NewInstance], most_aside_bytes
         return _Written(set(), refused)
     places, opened_studies, opened_series = _make_places(connection, ordered, places)
     rows = [_instance_row(one, places) for one in ordered]
-    statement = insert_or_ignore(connection, Instance).returning(_INSTANCES.c.sop_instance_uid)
-    taken = set(connection.scalars(statement, rows))
+    values = {f"{name}{number}": value for number, row in enumerate(rows) for name, value in row.items()}
+    taken = {row[0] for row in INSERT.rows(connection, values, len(rows))}
     touched = _touch(connection, [one for one in ordered if one.sop_instance_uid in taken], places)
     if len(taken) < len(ordered):
         # Neither a study nor a series must stay behind empty.
         kept = {row["series_id"] for row in rows if row["sop_instance_uid"] in taken}
-        connection.execute(delete(_SERIES).where(_SERIES.c.id.in_(opened_series - kept)))
-        connection.execute(delete(_STUDIES).where(_STUDIES.c.id.in_(opened_studies - touched)))
+        connection.execute(delete(SERIES).where(SERIES.c.id.in_(opened_series - kept)))
+        connection.execute(delete(STUDIES).where(STUDIES.c.id.in_(opened_studies - touched)))
     quarantined = [r for r in rows if r["state"] is InstanceState.QUARANTINED and r["sop_instance_uid"] in taken]
     if quarantined:
         with Session(connection, join_transaction_mode="create_savepoint") as session, session.begin():
@@ -292,12 +265,12 @@ def _make_places(
         # Of what was deleted only UIDs are left: whose it is, the new image says.
         for uid in deleted:
             anew = {key: value for key, value in _study_row(by_study[uid]).items() if key not in _STAYS}
-            here = (_STUDIES.c.study_instance_uid == uid) & (_STUDIES.c.state == StudyState.DELETED)
-            connection.execute(update(_STUDIES).where(here).values(**anew))
+            here = (STUDIES.c.study_instance_uid == uid) & (STUDIES.c.state == StudyState.DELETED)
+            connection.execute(update(STUDIES).where(here).values(**anew))
         places = _find_places(connection, ordered)
     missing = [by_study[uid] for uid in sorted(by_study) if uid not in places.studies]
     if missing:
-        statement = insert_or_ignore(connection, Study).returning(_STUDIES.c.id)
+        statement = insert_or_ignore(connection, Study).returning(STUDIES.c.id)
         opened_studies = set(connection.scalars(statement, [_study_row(one) for one in missing]))
         places = _find_places(connection, ordered)
     by_series = {(places.studies[one.study_instance_uid][0], one.series_instance_uid): one for one in reversed(ordered)}
@@ -313,21 +286,20 @@ def _make_places(
         }
         for study_id, uid in absent
     ]
-    opened_series = set(connection.scalars(insert_or_ignore(connection, Series).returning(_SERIES.c.id), rows))
+    opened_series = set(connection.scalars(insert_or_ignore(connection, Series).returning(SERIES.c.id), rows))
     return _find_places(connection, ordered), opened_studies, opened_series
 
 
 def _find_places(connection: Connection, ordered: list[NewInstance]) -> _Places:
-    wanted = {
-        "study_uids": list({one.study_instance_uid for one in ordered}),
-        "series_uids": list({one.series_instance_uid for one in ordered}),
-    }
+    wanted = numbered("study_uid", [one.study_instance_uid for one in ordered])
+    wanted |= numbered("series_uid", [one.series_instance_uid for one in ordered])
     found = _Places({}, {}, set(), set())
-    for study_uid, study_id, patient_id, state, series_uid, series_id in connection.execute(_PLACES, wanted):
+    rows = PLACES.rows(connection, wanted, len(ordered))
+    for study_uid, study_id, patient_id, state, series_uid, series_id in rows:
         found.studies[study_uid] = study_id, patient_id
-        if state is StudyState.DELETING:
+        if state == StudyState.DELETING:
             found.going.add(study_uid)
-        elif state is StudyState.DELETED:
+        elif state == StudyState.DELETED:
             found.gone.add(study_uid)
         if series_id is not None:
             found.series[study_id, series_uid] = series_id
@@ -350,7 +322,7 @@ def _touch(connection: Connection, taken: list[NewInstance], places: _Places) ->
         }
         for study_id, images in sorted(news.items())
     ]
-    if changes and connection.execute(_TOUCH, changes).rowcount != len(changes):
+    if changes and TOUCH.change(connection, changes) != len(changes):
         # PostgreSQL: the deletion was committed between our look and now.
         raise StudyGoing("a study of these images is being deleted; send them again in a minute")
     return set(news)

@@ -23,7 +23,7 @@ _ADVISE: Callable[[int, int, int, int], None] | None = getattr(os, "posix_fadvis
 
 class IncomingFile:
     """A temporary file with preamble, meta information and what is written to it; gone at the end of the ``with``
-    block unless somebody has moved it away.
+    block unless it was moved away.
 
     size: of the data set, in bytes. Raises StorageFull wherever the disk does not take it.
     """
@@ -32,9 +32,10 @@ class IncomingFile:
         self.path = folder / f"{uuid.uuid4().hex}.dcm"
         self.size = 0
         self._on_its_way = 0
+        self._moved = False
         self._sha256 = hashlib.sha256()
         try:
-            self._fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            self._fd = _create(self.path)
         except OSError as error:
             raise StorageFull(f"its data set could not be written ({error.strerror}); check the disk") from error
         self._open = True
@@ -47,7 +48,8 @@ class IncomingFile:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._close()
-        self.path.unlink(missing_ok=True)
+        if not self._moved:
+            self.path.unlink(missing_ok=True)
 
     @property
     def sha256(self) -> str:
@@ -75,6 +77,10 @@ class IncomingFile:
             raise StorageFull(f"its data set could not be synced ({error.strerror}); check the disk") from error
         self._close()
 
+    def moved(self) -> None:
+        """Nothing is left at its path to be removed."""
+        self._moved = True
+
     def _start_writing(self) -> None:
         """Have the system begin with what is dirty, so that the last sync finds little to wait for.
 
@@ -98,6 +104,15 @@ class IncomingFile:
         if self._open:
             self._open = False
             os.close(self._fd)
+
+
+def _create(path: Path) -> int:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+    try:
+        return os.open(path, flags, 0o600)
+    except FileNotFoundError:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        return os.open(path, flags, 0o600)
 
 
 def _meta(sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str) -> bytes:

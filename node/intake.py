@@ -74,7 +74,7 @@ class Receiver:
         self.settings = settings
         self.record = record
         self._alerts = alerts
-        self._owner = owner
+        self._incoming = settings.data_dir / storage.INCOMING / owner
         self._commits = GroupCommit(settings.data_dir, record, most_aside_bytes=settings.retention.aside_max_bytes)
 
     def take(self, arrival: Arrival, data_set: Iterable[memoryview]) -> Status:
@@ -122,12 +122,13 @@ class Receiver:
     def _take(self, arrival: Arrival, pieces: Iterator[memoryview]) -> Status:
         _check_command(arrival)
         storage.require_room(self.settings)
-        folder = storage.incoming_dir(self.settings.data_dir, self._owner)
-        with IncomingFile(folder, arrival.sop_class_uid, arrival.sop_instance_uid, arrival.transfer_syntax_uid) as file:
+        uids = arrival.sop_class_uid, arrival.sop_instance_uid, arrival.transfer_syntax_uid
+        with IncomingFile(self._incoming, *uids) as file:
             header = self._write(arrival, file, pieces)
             new = _new_instance(arrival, header, file)
             file.sync()
             outcome = self._commits.take(file.path, new)
+            file.moved()
         if outcome is Intake.NO_ROOM:
             raise StorageFull(_NO_ROOM)
         if outcome is Intake.CONFLICT:

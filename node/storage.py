@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import shutil
 import uuid
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -29,8 +28,7 @@ def require_room(settings: Settings) -> None:
     """Raise StorageFull when less than `limits.min_free_bytes` is free, or the data folder cannot be used."""
     folder = settings.data_dir
     try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        free = shutil.disk_usage(folder).free
+        free = _free_bytes(folder)
     except OSError as error:
         raise StorageFull(f"the data folder {folder} cannot be used ({error.strerror}); check its disk") from error
     if free < settings.limits.min_free_bytes:
@@ -38,6 +36,15 @@ def require_room(settings: Settings) -> None:
             f"{free} bytes are free below {folder}, less than limits.min_free_bytes = "
             f"{settings.limits.min_free_bytes}; make room"
         )
+
+
+def _free_bytes(folder: Path) -> int:
+    try:
+        found = os.statvfs(folder)
+    except FileNotFoundError:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        found = os.statvfs(folder)
+    return found.f_bavail * found.f_frsize
 
 
 def derived_path(kind: str, identity: str) -> Path:
@@ -77,13 +84,18 @@ def adopt_all(data_dir: Path, moves: Sequence[tuple[Path, Path]]) -> list[Storag
     folders: dict[Path, list[int]] = {}
     for number, (temp, relative) in enumerate(moves):
         target = data_dir / relative
+        folder = target.parent
         try:
-            _make_folders(data_dir, target.parent)
-            temp.replace(target)
+            try:
+                temp.replace(target)
+            except FileNotFoundError:
+                # The folder is not there, or the file is not: then the second try says so.
+                _make_folders(data_dir, folder)
+                temp.replace(target)
         except OSError as error:
             failures[number] = _not_durable(target, error)
         else:
-            folders.setdefault(target.parent, []).append(number)
+            folders.setdefault(folder, []).append(number)
     # All renames come first: a journalling file system takes them to the disk together, with the first folder.
     for folder, numbers in folders.items():
         try:

@@ -5,6 +5,7 @@ peer's word.
 from __future__ import annotations
 
 import socket
+import ssl
 import struct
 import time
 
@@ -14,6 +15,8 @@ from node.upper_layer.states import Pdu
 _MOST_OTHER_BYTES = 1 << 18
 _STEP_BYTES = 1 << 14
 _HEADER = struct.Struct(">BxL")
+# `struct timeval`: whole seconds and microseconds.
+_TIMEVAL = struct.Struct("@ll")
 # Senders that keep Nagle's algorithm wait for an acknowledgement between command and data set, which Linux delays by
 # 40 ms. The option has to be set anew for each read.
 _QUICKACK: int | None = getattr(socket, "TCP_QUICKACK", None)
@@ -41,12 +44,20 @@ class ProtocolError(Exception):
 class Wire:
     """One connection. P-DATA bodies share one buffer: each is valid until the next read.
 
+    On a plain socket the kernel itself waits until all of a body is there or its time is over (MSG_WAITALL,
+    SO_RCVTIMEO): one call for 128 KiB, where Python's time-outs take four for each part that comes, and let go of the
+    interpreter three times. TLS comes in records, which Python has to put together; there the slower way is the only
+    one.
+
     max_pdu_bytes: as offered to the peer (PS3.8 D.1), hence the longest P-DATA body. pdu_s: for the rest of a PDU once
     it has begun. send_s: for a whole message out.
     """
 
     def __init__(self, connection: socket.socket, max_pdu_bytes: int, pdu_s: float, send_s: float) -> None:
         self._connection = connection
+        self._plain = not isinstance(connection, ssl.SSLSocket)
+        if self._plain:
+            connection.settimeout(None)
         self._most = max_pdu_bytes
         self._pdu_s = pdu_s
         self._send_s = send_s
@@ -65,9 +76,11 @@ class Wire:
             ProtocolError: the PDU announces more than is allowed; none of it has been read.
         """
         header = memoryview(self._header)
-        begun = self._receive(header, _earlier(time.monotonic() + wait_s, until))
+        self._acknowledge_at_once()
+        begun = self._receive(header, _earlier(time.monotonic() + wait_s, until), whole=False)
         deadline = _earlier(time.monotonic() + self._pdu_s, until)
-        self._fill(header[begun:], deadline)
+        if begun < len(header):
+            self._fill(header[begun:], deadline)
         kind, length = _HEADER.unpack(header)
         if kind == Pdu.P_DATA:
             if length > self._most:
@@ -87,6 +100,8 @@ class Wire:
         try:
             self._connection.settimeout(self._send_s)
             self._connection.sendall(data)
+            if self._plain:
+                self._connection.settimeout(None)
         except OSError as error:
             raise PeerGone(f"nothing can be sent ({type(error).__name__})") from error
 
@@ -105,23 +120,33 @@ class Wire:
             # Whatever ends it, it is over.
             return
 
+    def _acknowledge_at_once(self) -> None:
+        if _QUICKACK is not None:
+            try:
+                self._connection.setsockopt(socket.IPPROTO_TCP, _QUICKACK, 1)
+            except OSError as error:
+                raise PeerGone(f"the connection is lost ({type(error).__name__})") from error
+
     def _fill(self, target: memoryview, deadline: float) -> None:
         got = 0
         while got < len(target):
-            got += self._receive(target[got:], deadline)
+            got += self._receive(target[got:], deadline, whole=True)
 
-    def _receive(self, target: memoryview, deadline: float) -> int:
-        """What is there, at least a byte of it; how many."""
+    def _receive(self, target: memoryview, deadline: float, *, whole: bool) -> int:
+        """At least a byte of what is to come; how many. whole: as many as fit, where the kernel can wait for them."""
         left = deadline - time.monotonic()
         if left <= 0:
             raise TooSlow("the rest of a message did not come in time")
         connection = self._connection
         try:
-            if _QUICKACK is not None:
-                connection.setsockopt(socket.IPPROTO_TCP, _QUICKACK, 1)
-            connection.settimeout(left)
-            count = connection.recv_into(target)
-        except TimeoutError as error:
+            if self._plain:
+                wait = _TIMEVAL.pack(int(left), int(left % 1 * 1e6) or 1)
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, wait)
+                count = connection.recv_into(target, 0, socket.MSG_WAITALL if whole else 0)
+            else:
+                connection.settimeout(left)
+                count = connection.recv_into(target)
+        except (TimeoutError, BlockingIOError) as error:
             raise TooSlow("nothing came in time") from error
         except OSError as error:
             raise PeerGone(f"the connection is lost ({type(error).__name__})") from error
