@@ -33,8 +33,9 @@ PUSH_CLASS = "1.2.840.10008.5.1.4.34.6.1"
 
 UNSPECIFIED = ("110513", "DCM", "Discontinued for unspecified reason")
 
-# The words of the attribute, and of this node's queues.
-PRIORITIES = {"HIGH": "stat", "MEDIUM": "urgent", "LOW": "routine"}
+# Of Scheduled Procedure Step Priority (0074,1200). MEDIUM is what all work items have where nobody tells them apart
+# (PS3.3 C.30.1), so it is no cause for haste.
+PRIORITIES = {"HIGH": "stat", "MEDIUM": "routine", "LOW": "routine"}
 
 MOST_CHARACTERS = 1 << 20
 """Longest data set, as JSON."""

@@ -10,14 +10,13 @@ from pydicom.dataset import Dataset
 from db.errors import PermanentError
 from db.performances import Code, DuePerformance, NewPerformance, Output
 from db.states import PerformanceState as F
+from db.workitem_rules import PRIORITIES
 from node.settings_ups import UpsManager
 from node.uids import valid_uid
 
 UPS_PUSH = "1.2.840.10008.5.1.4.34.6.1"
 UPS_WATCH = "1.2.840.10008.5.1.4.34.6.2"
 UPS_PULL = "1.2.840.10008.5.1.4.34.6.3"
-
-_PRIORITIES = {"HIGH": "stat", "MEDIUM": "routine", "LOW": "routine"}
 
 SCHEDULED = "SCHEDULED"
 _MOST_INSTANCES = 10_000
@@ -75,14 +74,14 @@ def read_item(found: Dataset, name: str, manager: UpsManager) -> NewPerformance:
     station = _choose(stations, wanted, "another station's")
     kinds = {(one.value, one.scheme) for one in manager.workitem_codes}
     workitem = _choose(_codes(found, "ScheduledWorkitemCodeSequence"), kinds, "of another kind than this node performs")
-    study, instances = _input(found)
+    study, instances = named_input(found)
     return NewPerformance(
         manager=name,
         workitem_uid=uid,
         study_instance_uid=study,
         instances=instances,
         patient_id=_text(found, "PatientID")[:_LONGEST_ID],
-        priority=_PRIORITIES.get(_text(found, "ScheduledProcedureStepPriority"), "routine"),
+        priority=PRIORITIES.get(_text(found, "ScheduledProcedureStepPriority"), "routine"),
         workitem_code=workitem,
         station_code=station,
     )
@@ -97,8 +96,11 @@ def _choose(codes: Sequence[Code], wanted: set[tuple[str, str]], otherwise: str)
     return found
 
 
-def _input(found: Dataset) -> tuple[str, tuple[str, ...]]:
-    """The study that a work item is about, and the instances of it that it names; none where it is the whole study."""
+def named_input(found: Dataset) -> tuple[str, tuple[str, ...]]:
+    """The study that a work item is about, and the instances of it that it names; none where it is the whole study.
+
+    Raises NotPerformable where it names no study, several of them, or too many instances.
+    """
     items = found.get("InputInformationSequence") or []
     studies = {_text(item, "StudyInstanceUID") for item in items} - {""} or {_text(found, "StudyInstanceUID")} - {""}
     if len(studies) != 1 or not all(valid_uid(uid) for uid in studies):
@@ -171,7 +173,7 @@ def final(held: DuePerformance, station: Code, peers: Mapping[str, str]) -> Data
     performed.PerformedProcedureStepStartDateTime = _moment(held.held_at or held.claimed_at)
     performed.PerformedProcedureStepEndDateTime = _moment(decided)
     performed.PerformedWorkitemCodeSequence = [code_item(held.new.workitem_code or _PROCESSING)]
-    performed.OutputInformationSequence = list(_outputs(held.outputs, peers))
+    performed.OutputInformationSequence = list(outputs(held.outputs, peers))
     told.UnifiedProcedureStepPerformedProcedureSequence = [performed]
     return told
 
@@ -187,10 +189,10 @@ def _progress(percent: int, text: str) -> Dataset:
     return item
 
 
-def _outputs(outputs: Iterable[Output], peers: Mapping[str, str]) -> Iterable[Dataset]:
+def outputs(sent: Iterable[Output], peers: Mapping[str, str]) -> Iterable[Dataset]:
     """One item for each series and place (PS3.3 table 10-3b)."""
     groups: dict[tuple[str, str, str], list[Output]] = {}
-    for one in outputs:
+    for one in sent:
         groups.setdefault((one.destination, one.study_instance_uid, one.series_instance_uid), []).append(one)
     for (destination, study, series), members in groups.items():
         place = Dataset()
