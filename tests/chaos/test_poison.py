@@ -20,6 +20,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.soak]
 
 # Sent by itself, a study of this site is delivered within a second or two.
 HELD_UP_S = 20.0
+DECODER_MEMORY = "RADNODE_WORK__DECODE_MEMORY_BYTES"
 
 
 def send(site: Site, file: Path, *options: str) -> str:
@@ -53,6 +54,31 @@ def test_a_poison_study_between_good_ones(site: Site, tmp_path: Path) -> None:
     assert {row["study_instance_uid"] for row in listed} >= set(poison)
     site.node.run("parked", "give-up", *(row["id"] for row in listed if row["study_instance_uid"] in poison))
     assert {job.state.value for job in site.jobs(poison)} == {"NOT_ANALYSED"}
+
+
+def test_a_study_that_takes_all_memory(site: Site, tmp_path: Path) -> None:
+    """Of its decoder, that is: it is refused with the reason, reported so, and its neighbours are read by the next."""
+    site.stop("worker")
+    site.node.env[DECODER_MEMORY] = str(64 << 20)
+    site.start("worker")
+    try:
+        before = site.send(PACS)
+        site.wait_delivered(before, timeout_s=120)
+        greedy = [send(site, hostile.greedy(tmp_path / f"{n}.dcm")) for n in range(3)]
+        began = time.monotonic()
+        after = site.send(PACS, 3)
+        site.wait_delivered([*before, *after, *greedy])
+        seconds = time.monotonic() - began
+    finally:
+        del site.node.env[DECODER_MEMORY]
+        site.stop("worker")
+        site.start("worker")
+    assert seconds < HELD_UP_S
+    assert [job.attempts for job in site.jobs(greedy)] == [1, 1, 1]
+    refused = {("NOT_ANALYSED", "too large: not enough memory to read the image")}
+    assert {(job.state.value, job.reason) for job in site.jobs(greedy)} == refused
+    note_figure("three studies that take all memory before three good ones", rounds=1, longest_s=seconds)
+    site.assert_exactly_once([*before, *after])
 
 
 def test_a_study_that_kills_its_worker_every_time(site: Site, tmp_path: Path) -> None:

@@ -205,7 +205,12 @@ BOMBS: dict[str, Maker] = {
 slow = _file(EXPLICIT, many_items(80_000), native(8192, 8192))
 """A good image whose functional groups take many seconds to read."""
 
-greedy = _file(EXPLICIT, (b"\xe0\x7f\x01\x00OV\0\0" + struct.pack("<L", 60 << 20), 60 << 20), native(8192, 8192))
+greedy = _file(
+    EXPLICIT,
+    (b"\xe0\x7f\x01\x00OV\0\0" + struct.pack("<L", 60 << 20), 60 << 20),
+    native(131_072, 131_072),
+    **_square(256),
+)
 """An offset table of 60 MB, held several times while it is read."""
 
 
