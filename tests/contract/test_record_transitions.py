@@ -9,10 +9,11 @@ from enum import StrEnum
 import pytest
 from sqlalchemy import select, update
 
-from db import notices, pledges, transitions, workitem_tidings, workitems
+from db import notices, performances, pledges, transitions, workitem_tidings, workitems
 from db.errors import ConflictError, IllegalTransition
 from db.house_tables import Deletion
 from db.order_tables import Notice, Pledge, StudyOrder
+from db.performance_tables import Performance
 from db.session import Record
 from db.states import (
     TRANSITIONS,
@@ -26,6 +27,7 @@ from db.states import (
     NoticeKind,
     NoticeState,
     OrderState,
+    PerformanceState,
     PledgeState,
     StudyState,
     TidingState,
@@ -48,6 +50,7 @@ TABLES: dict[type[StrEnum], type[Base]] = {
     OrderState: StudyOrder,
     NoticeState: Notice,
     PledgeState: Pledge,
+    PerformanceState: Performance,
     DeletionState: Deletion,
     WorkitemState: Workitem,
     TidingState: WorkitemTiding,
@@ -118,6 +121,7 @@ def prepare(record: Record, source: StrEnum) -> type[Base]:
         )
         notices.record(session, NoticeKind.MPPS, "7.8", ["7.9"], state=NoticeState.IN_PROGRESS, calling_ae="CT")
         pledges.promise(session, pledges.Answer("pacs", "7.10"))
+        performances.take_up(session, performances.NewPerformance("ris", "7.12", "7.9"))
         workitems.create(session, new_workitem("7.12", "7.13"))
         workitem_tidings.announce(session, "7.12", EventType.PROGRESS_REPORT, {}, ["WATCHER"])
         session.flush()
