@@ -82,6 +82,7 @@ SUMMARIES = {
     "serve": "Run the node.",
     "studies": "List the studies received, or delete one.",
     "train": "Train a model.",
+    "ups": "Work items: Unified Procedure Steps.",
     "users": "People who may use the web side.",
     "worker": "Run the workers of this machine.",
 }

@@ -9,7 +9,18 @@ from datetime import timedelta
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import GaugeMetricFamily
 
-from db import audit_chain, circuits, deletions, hl7_received, listing, operations, outbox, queues, retention
+from db import (
+    audit_chain,
+    circuits,
+    deletions,
+    hl7_received,
+    listing,
+    operations,
+    outbox,
+    performances,
+    queues,
+    retention,
+)
 from db.session import Record
 from db.types import utcnow
 from node.settings import Settings
@@ -40,7 +51,9 @@ class RecordCollector:
             watched = {peer.ae_title.strip() for peer in peers.values() if peer.silent_after_min is not None}
             quiet = figures.silences(peers, operations.last_study(session, watched), now)
             queued = {name: queues.waiting(session, name) for name in self.settings.hl7.destinations}
+            bundles = {name: queues.waiting(session, name) for name in self.settings.fhir.destinations}
             taken = hl7_received.counts(session)
+            performed = performances.counts(session)
         for name, states in counts.items():
             family = GaugeMetricFamily(f"radnode_{name}", f"How many {name} are in each state.", labels=["state"])
             for state, count in states.items():
@@ -57,7 +70,10 @@ class RecordCollector:
         yield GaugeMetricFamily("radnode_job_oldest_wait_seconds", "Longest wait of a queued job.", value=oldest_s)
         yield from _turnaround(took)
         yield from _silence(quiet)
-        yield from _hl7(queued, taken)
+        yield from _queues("hl7", "HL7", queued)
+        yield from _queues("fhir", "FHIR", bundles)
+        yield from _taken(taken)
+        yield _performed(performed)
         free = shutil.disk_usage(self.settings.data_dir).free
         yield GaugeMetricFamily("radnode_disk_free_bytes", "Free space of the data folder, in bytes.", value=free)
         low = free < self.settings.retention.early_below_bytes
@@ -78,20 +94,38 @@ def _turnaround(took: Mapping[str, Spread]) -> Iterator[GaugeMetricFamily]:
     yield family
 
 
-def _hl7(queued: Mapping[str, tuple[int, float]], taken: Mapping[str, int]) -> Iterator[GaugeMetricFamily]:
-    waiting = GaugeMetricFamily("radnode_hl7_waiting", "Results that wait to be told by HL7.", labels=["destination"])
-    oldest = GaugeMetricFamily(
-        "radnode_hl7_oldest_wait_seconds", "For how long the first of them has waited.", labels=["destination"]
+def _queues(key: str, name: str, queued: Mapping[str, tuple[int, float]]) -> Iterator[GaugeMetricFamily]:
+    """What waits for destinations that take one thing after the other."""
+    waiting = GaugeMetricFamily(
+        f"radnode_{key}_waiting", f"Results that wait to be told by {name}.", labels=["destination"]
     )
-    for name, (number, wait_s) in queued.items():
-        waiting.add_metric([name], number)
-        oldest.add_metric([name], wait_s)
+    oldest = GaugeMetricFamily(
+        f"radnode_{key}_oldest_wait_seconds", "For how long the first of them has waited.", labels=["destination"]
+    )
+    for destination, (number, wait_s) in queued.items():
+        waiting.add_metric([destination], number)
+        oldest.add_metric([destination], wait_s)
+    yield from (waiting, oldest)
+
+
+def _taken(taken: Mapping[str, int]) -> Iterator[GaugeMetricFamily]:
     received = GaugeMetricFamily(
         "radnode_hl7_received", "HL7 messages taken within hl7.listener.kept_days.", labels=["kind"]
     )
     for kind, number in taken.items():
         received.add_metric([kind], number)
-    yield from (waiting, oldest, received)
+    yield received
+
+
+def _performed(counts: Mapping[tuple[str, str], int]) -> GaugeMetricFamily:
+    family = GaugeMetricFamily(
+        "radnode_ups_performed",
+        "Work items of other systems that this node performs or performed in the last 30 days, by state.",
+        labels=["manager", "state"],
+    )
+    for (manager, state), number in sorted(counts.items()):
+        family.add_metric([manager, state], number)
+    return family
 
 
 def _silence(quiet: Iterable[Silence]) -> Iterator[GaugeMetricFamily]:
