@@ -34,7 +34,7 @@ from node.settings_worklist import Notices, Worklist
 AeTitle = Annotated[str, Field(min_length=1, max_length=16, pattern=r"^[^\\\x00-\x1f\x7f]+$")]
 Port = Annotated[int, Field(ge=1, le=65535)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
-Use = Literal["store", "notify", "commit"]
+Use = Literal["store", "notify", "commit", "workitems"]
 
 _LEAST_VISIBILITY_S = 3600
 
@@ -102,9 +102,10 @@ class Peer(Section):
         (), description="Addresses or CIDR ranges it calls from; empty means its host only."
     )
     may: tuple[Use, ...] = Field(
-        ("store", "notify", "commit"),
+        ("store", "notify", "commit", "workitems"),
         description="What it may ask beside C-ECHO: store objects, notify of steps and availability (MPPS, IAN), "
-        "commit, as far as [notices] serves it. Its reports on commitment asked of it are always taken.",
+        "commit, as far as [notices] serves it, push and watch workitems, as far as [ups] does. Its reports on what "
+        "this node asked of it are always taken.",
     )
     tls: bool = Field(False, description="Send to it over TLS.")
     sr_sop_class: Literal["auto", "comprehensive-3d", "comprehensive", "enhanced"] = Field(

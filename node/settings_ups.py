@@ -65,6 +65,25 @@ class UpsManager(Section):
 class Ups(Section):
     """Unified procedure steps (PS3.4 annex CC)."""
 
+    push: bool = Field(
+        False,
+        description="Take work items that peers push, serve them as their manager (UPS Push, Pull, Watch and Query), "
+        "and report their events; who may is said by a peer's `may`.",
+    )
+    study_for_s: float = Field(
+        604800.0, gt=0, description="Seconds after which a pushed work item is canceled whose images have not come."
+    )
+    most_open: int = Field(
+        10_000, ge=1, description="Pushed work items that may wait or be in progress at once; more are refused."
+    )
+    keep_days: float = Field(30.0, gt=0, description="Days after which a pushed work item that has ended is forgotten.")
+    keep_locked_days: float = Field(
+        365.0, gt=0, description="The same for one that a subscriber holds by a deletion lock."
+    )
+    event_retry_s: float = Field(
+        30.0, gt=0, description="Seconds until an event is reported again to a subscriber that was away."
+    )
+    event_for_s: float = Field(86400.0, gt=0, description="Seconds after which it is not reported any more.")
     managers: dict[Name, UpsManager] = Field(
         default_factory=dict, description="Worklist managers whose work items this node performs, by name."
     )
