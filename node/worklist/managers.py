@@ -14,12 +14,14 @@ from pynetdicom import build_context
 from pynetdicom.association import Association
 
 from db.errors import PeerUnavailable, PermanentError
+from db.workitem_rules import PUSH_CLASS, UpsStatus
 from node import scu
 from node.scu import PeerRefused, at
 from node.settings import Peer, Settings
 from node.settings_ups import UpsManager
+from node.statuses import Status
 from node.worklist import work_items
-from node.worklist.work_items import UPS_PULL, UPS_PUSH, UPS_WATCH
+from node.worklist.work_items import UPS_PULL, UPS_WATCH
 
 _CHANGE_STATE, _SUBSCRIBE = 1, 3
 _MOST_ANSWERS = 200
@@ -28,20 +30,17 @@ _STATE_AND_PRIORITY = [0x00741000, 0x00741200]
 # One message to a manager, and what it takes pynetdicom to notice that it goes unanswered.
 _WITHIN = 2.0
 
-_ALREADY_SO = frozenset({0xB304, 0xB306})
-_IN_PROGRESS = 0xC302
-_UNFIT = 0xC304
-# May no longer be updated, another transaction UID, no such work item, completed already (CC.2.1, CC.2.6).
-_NOT_OURS = {
-    0xC300: "its manager has ended it",
-    0xC301: "another performer has it",
-    0xC307: "its manager knows it no more",
-    0xC310: "its manager does not have it in progress",
-    0xC311: "its manager has it as completed",
-    0x0112: "its manager knows it no more",
+_ENDED = frozenset({UpsStatus.ENDED, UpsStatus.CANNOT_CANCEL_COMPLETED})
+_NOT_OURS: dict[int, str] = {
+    UpsStatus.ENDED: "its manager has ended it",
+    UpsStatus.WRONG_TRANSACTION: "another performer has it",
+    UpsStatus.NO_SUCH_WORKITEM: "its manager knows it no more",
+    UpsStatus.NOT_IN_PROGRESS: "its manager does not have it in progress",
+    UpsStatus.CANNOT_CANCEL_COMPLETED: "its manager has it as completed",
+    Status.NO_SUCH_INSTANCE: "its manager knows it no more",
 }
-# Processing failure, resource limitation, out of resources: it may be better at another time.
-_LATER = frozenset({0x0110, 0x0213})
+# It may be better at another time.
+_LATER = frozenset({Status.PROCESSING_FAILURE, UpsStatus.RESOURCE_LIMITATION})
 
 
 class Taken(PermanentError):
@@ -101,21 +100,21 @@ class Talk:
 
     def tell(self, uid: str, told: Dataset) -> None:
         """N-SET of a work item in progress; `told` has the transaction UID."""
-        self._ask(lambda: self._association.send_n_set(told, UPS_PUSH, uid, meta_uid=UPS_PULL))
+        self._ask(lambda: self._association.send_n_set(told, PUSH_CLASS, uid, meta_uid=UPS_PULL))
 
     def state(self, uid: str) -> str:
         """Procedure Step State (0074,1000)."""
-        found = self._ask(lambda: self._association.send_n_get(_STATE_AND_PRIORITY, UPS_PUSH, uid, meta_uid=UPS_PULL))
+        found = self._ask(lambda: self._association.send_n_get(_STATE_AND_PRIORITY, PUSH_CLASS, uid, meta_uid=UPS_PULL))
         return "" if found is None else str(found.get("ProcedureStepState", "") or "")
 
     def subscribe(self, uid: str, ae_title: str) -> None:
         """Ask for reports on a work item. Raises PeerRefused also where the manager offers none."""
         told = work_items.subscription(ae_title)
-        self._ask(lambda: self._association.send_n_action(told, _SUBSCRIBE, UPS_PUSH, uid, meta_uid=UPS_WATCH))
+        self._ask(lambda: self._association.send_n_action(told, _SUBSCRIBE, PUSH_CLASS, uid, meta_uid=UPS_WATCH))
 
     def _change(self, uid: str, state: str, transaction_uid: str) -> None:
         told = work_items.state_change(state, transaction_uid)
-        self._ask(lambda: self._association.send_n_action(told, _CHANGE_STATE, UPS_PUSH, uid, meta_uid=UPS_PULL))
+        self._ask(lambda: self._association.send_n_action(told, _CHANGE_STATE, PUSH_CLASS, uid, meta_uid=UPS_PULL))
 
     def _ask(self, send: Callable[[], tuple[Dataset, Dataset | None]]) -> Dataset | None:
         try:
@@ -132,13 +131,14 @@ class Talk:
         return found
 
     def _judge(self, code: int) -> None:
-        if code == 0x0000 or code in _ALREADY_SO or code >> 12 == 0xB:
+        # Warnings: what was told was coerced, or it is in that final state already.
+        if code == UpsStatus.SUCCESS or code >> 12 == 0xB:
             return
-        if code == _IN_PROGRESS:
+        if code == UpsStatus.ALREADY_IN_PROGRESS:
             raise Taken(f"{self._name} has it in progress")
         if code in _NOT_OURS:
-            raise NotOurs(_NOT_OURS[code], ended=code in (0xC300, 0xC311))
-        if code == _UNFIT:
+            raise NotOurs(_NOT_OURS[code], ended=code in _ENDED)
+        if code == UpsStatus.FINAL_STATE_UNMET:
             raise NotFinal(f"{self._name} misses something that the final state requires (status 0xc304)")
         if code in _LATER or code >> 8 == 0xA7:
             raise PeerUnavailable(f"{self._name} answered with status {code:#06x}")

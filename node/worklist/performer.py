@@ -23,12 +23,13 @@ from db.session import Record
 from db.states import JobState, NoticeKind, NoticeState
 from db.states import PerformanceState as F
 from db.types import utcnow
+from db.workitem_rules import UNSPECIFIED
 from node.commitment import MALFORMED
 from node.scu import PeerRefused
 from node.settings import Settings
 from node.worklist import managers, work_items
 from node.worklist.managers import NotFinal, NotOurs, Taken, Talk
-from node.worklist.performing import UNSPECIFIED, Step, judge
+from node.worklist.performing import Step, judge
 from node.worklist.work_items import NotPerformable
 
 log = structlog.get_logger(__name__)

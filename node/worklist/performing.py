@@ -14,10 +14,10 @@ from db.performances import Code, DuePerformance, Output
 from db.states import JobState
 from db.states import PerformanceState as F
 from db.study_work import StudyWork
+from db.workitem_rules import UNSPECIFIED
 from node.settings_ups import UpsManager
 
 # CID 9300. The context group has no finer reason for most of what may go wrong here; the text says it.
-UNSPECIFIED: Code = ("110513", "DCM", "Discontinued for unspecified reason")
 FAILURE: Code = ("110501", "DCM", "Equipment failure")
 WRONG_ENTRY: Code = ("110514", "DCM", "Incorrect worklist entry selected")
 NOT_SUPPORTED: Code = ("110522", "DCM", "Object Types not supported")

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime
 
 from pydicom.dataset import Dataset
 
 from db.errors import PermanentError
 from db.performances import Code, DuePerformance, NewPerformance, Output
 from db.states import PerformanceState as F
-from db.workitem_rules import PRIORITIES
+from db.workitem_rules import PRIORITIES, date_time
 from node.settings_ups import UpsManager
 from node.uids import valid_uid
 
-UPS_PUSH = "1.2.840.10008.5.1.4.34.6.1"
 UPS_WATCH = "1.2.840.10008.5.1.4.34.6.2"
 UPS_PULL = "1.2.840.10008.5.1.4.34.6.3"
 
@@ -165,13 +163,13 @@ def final(held: DuePerformance, station: Code, peers: Mapping[str, str]) -> Data
     decided = held.decided_at or held.claimed_at
     if held.state is F.CANCELING:
         (item,) = told.ProcedureStepProgressInformationSequence
-        item.ProcedureStepCancellationDateTime = _moment(decided)
+        item.ProcedureStepCancellationDateTime = date_time(decided)
         item.ReasonForCancellation = held.reason
         item.ProcedureStepDiscontinuationReasonCodeSequence = [code_item(held.discontinuation or station)]
     performed = Dataset()
     performed.PerformedStationNameCodeSequence = [code_item(held.new.station_code or station)]
-    performed.PerformedProcedureStepStartDateTime = _moment(held.held_at or held.claimed_at)
-    performed.PerformedProcedureStepEndDateTime = _moment(decided)
+    performed.PerformedProcedureStepStartDateTime = date_time(held.held_at or held.claimed_at)
+    performed.PerformedProcedureStepEndDateTime = date_time(decided)
     performed.PerformedWorkitemCodeSequence = [code_item(held.new.workitem_code or _PROCESSING)]
     performed.OutputInformationSequence = list(outputs(held.outputs, peers))
     told.UnifiedProcedureStepPerformedProcedureSequence = [performed]
@@ -218,8 +216,3 @@ def code_item(code: Code) -> Dataset:
     item = Dataset()
     item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = code
     return item
-
-
-def _moment(at: datetime) -> str:
-    # DT with the offset, as the manager may be in another time zone.
-    return at.strftime("%Y%m%d%H%M%S.%f%z")
