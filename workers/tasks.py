@@ -25,6 +25,7 @@ from node.processes import end_with_parent
 from workers import alive, queues
 from workers.analysis import terms_for
 from workers.app import DELIVER_TASK, INFER_TASK, make_app, settings_of_process
+from workers.bundles import run_bundles
 from workers.deliver import Sender, hand_back_unsent, run_delivery
 from workers.line import Line
 from workers.loaded import LoadedModels
@@ -106,8 +107,9 @@ def deliver(subject: str) -> None:
         raise MalformedMessage("a delivery is named job:destination")
     sender: Sender = _process["sender"]
     hand_back: Callable[[str], None]
-    if destination in sender.settings.hl7.destinations:
-        run = partial(run_messages, sender, destination)
+    if destination in sender.settings.told:
+        told = run_messages if destination in sender.settings.hl7.destinations else run_bundles
+        run = partial(told, sender, destination)
         hand_back = partial(queues.hand_back, sender, destination)
     else:
         run = partial(run_delivery, sender, job_id, destination)

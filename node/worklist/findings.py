@@ -19,13 +19,17 @@ OWN_SCHEME = "99RADNODE"
 
 @dataclass(frozen=True)
 class Finding:
-    """code: (value, scheme, meaning). presence: present, absent or undetermined. probability, threshold in [0, 1]."""
+    """code: (value, scheme, meaning). presence: present, absent or undetermined. probability, threshold in [0, 1].
+
+    label: the model's own name of it.
+    """
 
     code: tuple[str, str, str]
     presence: str
     probability: float
     threshold: float
     priority: str
+    label: str = ""
 
 
 @dataclass(frozen=True)
@@ -70,4 +74,5 @@ def _finding(told: dict[str, object]) -> Finding:
         probability=float(str(told["probability"])),
         threshold=float(str(told["threshold"])),
         priority=str(told["priority"]),
+        label=label,
     )

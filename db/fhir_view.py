@@ -1,0 +1,377 @@
+"""What FHIR resources are made of: studies, the models' work on them, and what took the place of what.
+
+Paging is by key, the newest first. Of deleted studies there is nothing. Protected health information.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import ColumnElement, Select, and_, exists, func, not_, or_, select
+from sqlalchemy.orm import Session, aliased
+
+from db import identities, orders
+from db.hl7_tables import IdentityChange
+from db.jobs import REPORT
+from db.order_tables import Order
+from db.states import InstanceState, JobState, StudyState
+from db.tables import Instance, Job, Result, Revision, Series, Study
+
+FINISHED = (JobState.DONE, JobState.NOT_ANALYSED)
+_GONE = (StudyState.DELETING, StudyState.DELETED)
+
+
+@dataclass(frozen=True)
+class SeriesMatter:
+    """images: how many of it are here, this node's own results left out."""
+
+    series_instance_uid: str
+    modality: str
+    images: int
+
+
+@dataclass(frozen=True)
+class StudyMatter:
+    """A study with whose it is today. ordered: the accession number of an order that is this patient's, or ""."""
+
+    id: int
+    study_instance_uid: str
+    patient_id: str
+    issuer: str
+    patient_name: str
+    accession_number: str
+    ordered: str
+    study_date: str
+    description: str
+    last_received_at: datetime
+    series: tuple[SeriesMatter, ...]
+
+
+@dataclass(frozen=True)
+class Work:
+    """One model's work on one revision of a study.
+
+    report_uid: SOP Instance UID of the structured report, "" while there is none. replaces: that of the report which
+    this one took the place of, "" where it is the first. replaced_at: since when a later report has taken its place.
+    key: where a following page begins.
+    """
+
+    job_id: str
+    study: StudyMatter
+    model: str
+    model_version: str
+    model_digest: str
+    state: JobState
+    reason: str
+    priority: str
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    summary: dict[str, Any]
+    report_uid: str
+    replaces: str
+    replaced_at: datetime | None
+    key: Key
+
+    @property
+    def changed_at(self) -> datetime:
+        """When it last became something else."""
+        return self.replaced_at or self.finished_at or self.started_at or self.created_at
+
+
+@dataclass(frozen=True)
+class Key:
+    """The last work of a page. skip: how many of the resources made from the following work are on that page, too."""
+
+    revision_id: int
+    model: str
+    skip: int = 0
+
+
+@dataclass(frozen=True)
+class ModelMatter:
+    """One version of a model that has read here. told: what its work says of it beside; {} of an older release's."""
+
+    model: str
+    version: str
+    digest: str
+    told: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Which; empty values ask for all. numbers: study UIDs or accession numbers. since is inclusive, before is not.
+
+    replaced: only what a later report has taken the place of, or only what none has. digest: of the model's bundle.
+    """
+
+    patient_id: str = ""
+    study_uid: str = ""
+    numbers: str = ""
+    report_uid: str = ""
+    job_id: str = ""
+    digest: str = ""
+    states: tuple[JobState, ...] = ()
+    replaced: bool | None = None
+    since: datetime | None = None
+    before: datetime | None = None
+
+
+def works(session: Session, wanted: Wanted, *, after: Key | None = None, limit: int) -> tuple[list[Work], Key | None]:
+    """The models' work that matches, finished or not, and the key that a following page begins after.
+
+    With a `skip` this page begins at `after`, else behind it.
+    """
+    query = (
+        select(Job, Revision, Study)
+        .join(Revision, Revision.id == Job.revision_id)
+        .join(Study, Study.id == Job.study_id)
+        .where(Study.state.not_in(_GONE), *_conditions(wanted))
+        .order_by(Job.revision_id.desc(), Job.model)
+        .limit(limit)
+    )
+    if after is not None:
+        model = Job.model >= after.model if after.skip else Job.model > after.model
+        query = query.where(or_(Job.revision_id < after.revision_id, and_(Job.revision_id == after.revision_id, model)))
+    if wanted.report_uid:
+        query = query.join(Result, Result.job_id == Job.id).where(
+            Result.sop_instance_uid == wanted.report_uid, Result.kind == REPORT
+        )
+    rows = session.execute(query).all()
+    matters = _matters(session, [study for _, _, study in rows])
+    told = _reports(session, {study.id for _, _, study in rows})
+    found = [
+        _work(job, revision, matters[study.id], told)
+        for job, revision, study in rows
+        if not wanted.patient_id or matters[study.id].patient_id == wanted.patient_id
+    ]
+    return found, Key(rows[-1][0].revision_id, rows[-1][0].model) if len(rows) == limit else None
+
+
+def earlier(session: Session, work: Work) -> list[Work]:
+    """The finished work on the same that this one's report took the place of, the newest first."""
+    mine, before = aliased(Revision), aliased(Revision)
+    older = (
+        select(Job.id)
+        .join(before, before.id == Job.revision_id)
+        .join(mine, _same(mine, before))
+        .where(mine.id == work.key.revision_id, before.number < mine.number, Job.model == work.model)
+    )
+    found, _ = works(session, Wanted(study_uid=work.study.study_instance_uid, states=FINISHED), limit=10_000)
+    ids = set(session.scalars(older))
+    return [one for one in found if one.job_id in ids and one.report_uid]
+
+
+def studies(
+    session: Session, wanted: Wanted, *, after: int | None = None, limit: int
+) -> tuple[list[StudyMatter], int | None]:
+    """The studies that match, and the key that a following page begins after; None at the end."""
+    query = select(Study).where(Study.state.not_in(_GONE), *_of_study(wanted)).order_by(Study.id.desc()).limit(limit)
+    if after is not None:
+        query = query.where(Study.id < after)
+    if wanted.since is not None:
+        query = query.where(Study.last_received_at >= wanted.since)
+    if wanted.before is not None:
+        query = query.where(Study.last_received_at < wanted.before)
+    found = session.scalars(query).all()
+    matters = _matters(session, found)
+    mine = [matters[study.id] for study in found]
+    following = found[-1].id if len(found) == limit else None
+    return [one for one in mine if not wanted.patient_id or one.patient_id == wanted.patient_id], following
+
+
+def models(session: Session) -> list[ModelMatter]:
+    """Every version of a model that has finished work here, by model and version."""
+    seen = (
+        select(Job.model, Job.model_version, Job.model_digest, func.min(Job.id).label("job_id"))
+        .join(Study, Study.id == Job.study_id)
+        .where(Job.model_digest != "", Job.state.in_(FINISHED), Study.state.not_in(_GONE))
+        .group_by(Job.model, Job.model_version, Job.model_digest)
+        .subquery()
+    )
+    rows = session.execute(
+        select(seen.c.model, seen.c.model_version, seen.c.model_digest, Job.summary)
+        .join(Job, Job.id == seen.c.job_id)
+        .order_by(seen.c.model, seen.c.model_version, seen.c.model_digest)
+    )
+    return [ModelMatter(model, version, digest, told_of(summary)) for model, version, digest, summary in rows]
+
+
+def told_of(summary: dict[str, Any]) -> dict[str, Any]:
+    """What a job's summary says of the model that read."""
+    told = summary.get("model")
+    return told if isinstance(told, dict) else {}
+
+
+def _conditions(wanted: Wanted) -> list[ColumnElement[bool]]:
+    conditions = _of_study(wanted)
+    if wanted.job_id:
+        conditions.append(Job.id == wanted.job_id)
+    if wanted.digest:
+        conditions.append(Job.model_digest == wanted.digest)
+    if wanted.states:
+        conditions.append(Job.state.in_(wanted.states))
+    if wanted.replaced is not None:
+        later = _later(Job.id, Job.study_id, Job.model, Job.revision_id)
+        conditions.append(later if wanted.replaced else not_(later))
+    changed = func.coalesce(Job.finished_at, Job.started_at, Job.created_at)
+    if wanted.since is not None:
+        conditions.append(or_(changed >= wanted.since, Job.id.in_(_replaced_since(wanted.since))))
+    if wanted.before is not None:
+        conditions += [changed < wanted.before, Job.id.not_in(_replaced_since(wanted.before))]
+    return conditions
+
+
+def _of_study(wanted: Wanted) -> list[ColumnElement[bool]]:
+    conditions: list[ColumnElement[bool]] = []
+    if wanted.study_uid:
+        conditions.append(Study.study_instance_uid == wanted.study_uid)
+    if wanted.numbers:
+        known = or_(Study.study_instance_uid == wanted.numbers, Study.accession_number == wanted.numbers)
+        conditions.append(known)
+    if wanted.patient_id:
+        # Whose it is today is looked at afterwards: changes of identity are few.
+        once = select(IdentityChange.study_id).where(IdentityChange.patient_id == wanted.patient_id)
+        conditions.append(or_(Study.patient_id == wanted.patient_id, Study.id.in_(once)))
+    return conditions
+
+
+def _same(one: type[Revision], other: type[Revision]) -> ColumnElement[bool]:
+    """Two revisions of the same: a study, or an image of it, on one route."""
+    return and_(one.study_id == other.study_id, one.route == other.route, one.subject == other.subject)
+
+
+def _later(job_id: Any, study_id: Any, model: Any, revision_id: Any) -> ColumnElement[bool]:
+    """Has the same model finished with a later revision?"""
+    newer, later, mine = aliased(Job), aliased(Revision), aliased(Revision)
+    return exists().where(
+        newer.study_id == study_id,
+        newer.model == model,
+        newer.state.in_(FINISHED),
+        newer.id != job_id,
+        later.id == newer.revision_id,
+        mine.id == revision_id,
+        _same(later, mine),
+        later.number > mine.number,
+    )
+
+
+def _replaced_since(moment: datetime) -> Select[str]:
+    """Ids of the work whose report was replaced at that moment or later."""
+    older, newer, before, later = aliased(Job), aliased(Job), aliased(Revision), aliased(Revision)
+    return (
+        select(older.id)
+        .join(newer, and_(newer.study_id == older.study_id, newer.model == older.model))
+        .join(later, later.id == newer.revision_id)
+        .join(before, before.id == older.revision_id)
+        .where(
+            newer.finished_at >= moment,
+            newer.state.in_(FINISHED),
+            _same(later, before),
+            later.number > before.number,
+        )
+    )
+
+
+@dataclass(frozen=True)
+class _Reported:
+    job_id: str
+    number: int
+    finished_at: datetime
+    report_uid: str
+
+
+_Place = tuple[int, str, str, str]
+
+
+def _reports(session: Session, study_ids: Iterable[int]) -> dict[_Place, list[_Reported]]:
+    """All finished work of these studies by what it is on, in the order of the revisions."""
+    found: dict[_Place, list[_Reported]] = defaultdict(list)
+    rows = session.execute(
+        select(Job, Revision, Result.sop_instance_uid)
+        .join(Revision, Revision.id == Job.revision_id)
+        .outerjoin(Result, and_(Result.job_id == Job.id, Result.kind == REPORT))
+        .where(Job.study_id.in_(sorted(study_ids)), Job.state.in_(FINISHED))
+        .order_by(Revision.number)
+    )
+    for job, revision, uid in rows:
+        place = (job.study_id, revision.route, revision.subject, job.model)
+        found[place].append(_Reported(job.id, revision.number, job.finished_at or job.created_at, uid or ""))
+    return found
+
+
+def _work(job: Job, revision: Revision, study: StudyMatter, told: dict[_Place, list[_Reported]]) -> Work:
+    line = told.get((study.id, revision.route, revision.subject, job.model), [])
+    before = [one.report_uid for one in line if one.number < revision.number and one.report_uid]
+    later = [one.finished_at for one in line if one.number > revision.number]
+    return Work(
+        job_id=job.id,
+        study=study,
+        model=job.model,
+        model_version=job.model_version,
+        model_digest=job.model_digest,
+        state=job.state,
+        reason=job.reason,
+        priority=job.priority,
+        created_at=job.created_at,
+        started_at=job.started_at,
+        finished_at=job.finished_at,
+        summary=job.summary,
+        report_uid=next((one.report_uid for one in line if one.job_id == job.id), ""),
+        replaces=before[-1] if before else "",
+        replaced_at=max(later) if later and job.state in FINISHED else None,
+        key=Key(job.revision_id, job.model),
+    )
+
+
+def _matters(session: Session, found: Sequence[Study]) -> dict[int, StudyMatter]:
+    ids = sorted({study.id for study in found})
+    series: dict[int, list[SeriesMatter]] = defaultdict(list)
+    rows = session.execute(
+        select(Series.study_id, Series.series_instance_uid, Series.modality, func.count())
+        .join(Instance, Instance.series_id == Series.id)
+        .where(
+            Series.study_id.in_(ids),
+            Instance.own_result.is_(False),
+            Instance.state != InstanceState.QUARANTINED,
+        )
+        .group_by(Series.id, Series.study_id, Series.series_instance_uid, Series.modality)
+        .order_by(Series.id)
+    )
+    for study_id, uid, modality, images in rows:
+        series[study_id].append(SeriesMatter(uid, modality, images))
+    matched = {one: shown.accession_number for one, shown in orders.of_studies(session, ids).items()}
+    return {study.id: _matter(session, study, tuple(series[study.id]), matched.get(study.id, "")) for study in found}
+
+
+def _matter(session: Session, study: Study, series: tuple[SeriesMatter, ...], matched: str) -> StudyMatter:
+    heeded = identities.current(session, study.id)
+    now = identities.Identity("") if heeded is None else heeded.identity
+    patient_id = now.patient_id or study.patient_id
+    return StudyMatter(
+        id=study.id,
+        study_instance_uid=study.study_instance_uid,
+        patient_id=patient_id,
+        issuer=now.issuer,
+        patient_name=now.name or study.patient_name,
+        accession_number=study.accession_number,
+        ordered=matched or _ordered(session, study.accession_number, patient_id),
+        study_date=study.study_date,
+        description=study.study_description,
+        last_received_at=study.last_received_at,
+        series=series,
+    )
+
+
+def _ordered(session: Session, accession_number: str, patient_id: str) -> str:
+    """The accession number, where an order of it is on record that names the same patient."""
+    if not accession_number or not patient_id:
+        return ""
+    query = select(Order.accession_number).where(
+        Order.accession_number == accession_number, Order.patient_id == patient_id
+    )
+    return session.scalar(query.limit(1)) or ""
