@@ -18,11 +18,12 @@ from typing import Any
 from sqlalchemy import delete, exists, func, or_, select, update
 from sqlalchemy.orm import Session
 
-from db import audit, hl7_spool, identities
+from db import audit, hl7_spool, identities, priors
 from db.audit_events import Event
 from db.errors import ConflictError
 from db.house_tables import Deletion
 from db.order_tables import StudyOrder
+from db.prior_tables import PriorRequest
 from db.retention import unfinished
 from db.states import DeletionScope, DeletionState, DeliveryState, InstanceState, JobState, StudyState
 from db.tables import (
@@ -47,6 +48,7 @@ _EVENTS: dict[DeletionScope, Event] = {
     DeletionScope.STUDY: "study_deleted",
     DeletionScope.IMAGES: "instances_deleted",
     DeletionScope.RESULTS: "instances_deleted",
+    DeletionScope.PRIORS: "instances_deleted",
     DeletionScope.ASIDE: "instances_deleted",
 }
 _AFTERWARDS = {DeletionScope.STUDY: StudyState.DELETED, DeletionScope.IMAGES: StudyState.CLEARED}
@@ -136,6 +138,19 @@ def begin_study(
     _open(session, DeletionScope.STUDY, study, actor, reason, paths=paths, size_bytes=size, detail=detail)
     _forget(session, study.id)
     move(session, Study, [Study.id == study.id], study.state, StudyState.DELETING)
+
+
+def begin_priors(session: Session, request_id: int, *, actor: str, reason: str) -> bool:
+    """The prior studies that were fetched for a question go (`db.priors.due_gone`). False where there are none."""
+    study = session.scalars(
+        select(Study).join(PriorRequest, PriorRequest.study_id == Study.id).where(PriorRequest.id == request_id)
+    ).one_or_none()
+    named, paths, size = priors.take_out(session, [request_id])
+    if not paths:
+        return False
+    detail = {"sop_classes": audit.count_by_class(named)}
+    _open(session, DeletionScope.PRIORS, study, actor, reason, paths=paths, size_bytes=size, detail=detail)
+    return True
 
 
 def begin_aside(session: Session, refusal_id: int, *, actor: str, reason: str) -> bool:
@@ -305,10 +320,14 @@ def _take_out_images(session: Session, study_id: int) -> tuple[dict[str, Any], l
     affected(session, delete(RevisionInstance).where(RevisionInstance.instance_id.in_(mine)))
     affected(session, delete(Instance).where(Instance.study_id == study_id))
     affected(session, delete(Series).where(Series.study_id == study_id))
+    fetched, paths, size = priors.forget(session, study_id)
     return (
-        {"sop_classes": audit.count_by_class((r[0], r[1]) for r in rows)},
-        [r[2] for r in rows],
-        sum(r[3] for r in rows),
+        {
+            "sop_classes": audit.count_by_class((r[0], r[1]) for r in rows),
+            **({"priors": audit.count_by_class(fetched)} if fetched else {}),
+        },
+        [r[2] for r in rows] + paths,
+        sum(r[3] for r in rows) + size,
     )
 
 

@@ -14,6 +14,7 @@ from sqlalchemy import ColumnElement, Select, and_, case, delete, exists, func, 
 from sqlalchemy.orm import Session
 
 from db.house_tables import Deletion
+from db.prior_tables import PriorImage
 from db.states import (
     CommitmentState,
     DeletionScope,
@@ -163,7 +164,13 @@ def is_named(session: Session, path: str, sop_instance_uid: str) -> bool:
     ]
     if any(session.scalar(query.limit(1)) is not None for query in here):
         return True
-    return is_going(session, path)
+    return is_prior(session, path, sop_instance_uid) or is_going(session, path)
+
+
+def is_prior(session: Session, path: str, sop_instance_uid: str) -> bool:
+    """Is that a file of a prior study, fetched to compare another with?"""
+    here = [PriorImage.sop_instance_uid == sop_instance_uid, PriorImage.path == path]
+    return session.scalar(select(PriorImage.id).where(*here).limit(1)) is not None
 
 
 def is_going(session: Session, path: str) -> bool:

@@ -59,6 +59,7 @@ _TEXT = {
     "manufacturer_model": 0x00081090,
     "patient_name": 0x00100010,
     "patient_id": 0x00100020,
+    "issuer_of_patient_id": 0x00100021,
     "patient_birth_date": 0x00100030,
     "patient_sex": 0x00100040,
     "body_part": 0x00180015,
@@ -135,6 +136,7 @@ class Header:
     protocol_name: str = ""
     patient_name: str = ""
     patient_id: str = ""
+    issuer_of_patient_id: str = ""
     patient_birth_date: str = ""
     patient_sex: str = ""
     age_years: float | None = None

@@ -32,7 +32,7 @@ from node.settings import Settings
 log = structlog.get_logger(__name__)
 
 _ASIDE = "removing"
-_KINDS = (storage.INSTANCES, storage.RESULTS, storage.QUARANTINE)
+_KINDS = (storage.INSTANCES, storage.RESULTS, storage.QUARANTINE, storage.PRIORS)
 
 
 class Orphans:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import structlog
 
-from db import audit_chain, deletions, retention
+from db import audit_chain, deletions, priors, retention
 from db.errors import RetriableError
 from db.session import Record
 from db.types import utcnow
@@ -67,7 +67,7 @@ class Housekeeper:
         """One look; returns how many deletions were begun. Raises RecordUnavailable."""
         carry_out(self.settings, self.record, self.owner)
         now = utcnow()
-        begun = self._studies(now) + self._results(now) + self._aside(now) + self._make_room(now)
+        begun = self._studies(now) + self._results(now) + self._aside(now) + self._priors(now) + self._make_room(now)
         if begun:
             carry_out(self.settings, self.record, self.owner)
         self._notes(now)
@@ -122,6 +122,20 @@ class Housekeeper:
         for refusal_id in due:
             with self.record.write() as session:
                 begun += deletions.begin_aside(session, refusal_id, actor=ACTOR, reason=reason)
+        return begun
+
+    def _priors(self, now: datetime) -> int:
+        """What was fetched for comparison, once its study's work has ended; sooner where the disk runs low."""
+        hours = self.settings.priors.keep_hours
+        free = self._free_bytes(self.settings.data_dir) if self.settings.data_dir.is_dir() else 0
+        if free < self.settings.retention.early_below_bytes:
+            hours = 0
+        with self.record.read() as session:
+            due = priors.due_gone(session, now - timedelta(hours=hours), limit=self.settings.retention.batch)
+        begun = 0
+        for request_id in due:
+            with self.record.write() as session:
+                begun += deletions.begin_priors(session, request_id, actor=ACTOR, reason="its study's work is done")
         return begun
 
     def _make_room(self, now: datetime) -> int:

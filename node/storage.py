@@ -19,6 +19,7 @@ INCOMING = "incoming"
 INSTANCES = "instances"
 RESULTS = "results"
 QUARANTINE = "quarantine"
+PRIORS = "priors"
 
 _ABANDONED_AFTER_S = 3600.0
 _KIND = re.compile(r"[a-z]{1,32}")
@@ -216,7 +217,7 @@ def remove_stored(data_dir: Path, paths: Iterable[str]) -> int:
 
 def _of_a_kind(relative: str) -> Path:
     path = Path(relative)
-    if path.is_absolute() or ".." in path.parts or path.parts[:1] not in {(INSTANCES,), (RESULTS,), (QUARANTINE,)}:
+    if path.is_absolute() or ".." in path.parts or path.parts[0] not in {INSTANCES, RESULTS, QUARANTINE, PRIORS}:
         raise ValueError("a stored file lies in one of the folders of stored files")
     return path
 

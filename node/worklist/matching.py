@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from db.domain import PRIORITIES, NewOrder, WantedOrder, more_urgent
+from db.identities import Identity
 from db.states import OrderState
 
 # PS3.4 C.2.2.2.4: what would match more than itself. A backslash asks for a list of UIDs or values.
@@ -82,17 +83,32 @@ def _by_accession(wanted: WantedOrder, orders: Sequence[NewOrder]) -> Match:
     return min(verdicts, key=lambda one: PRIORITIES.index(one.order.priority) if one.order else len(PRIORITIES))
 
 
-def _same_patient(wanted: WantedOrder, order: NewOrder) -> Match:
+def differences(mine: Identity, theirs: Identity) -> list[str]:
+    """In what two identities cannot be one patient's: names of attributes, never values; [] where they may be.
+
+    The Patient ID must be the same. Of the others, what one side does not say speaks against nothing.
+    """
     different = []
     # Two sides that name nobody do not name the same one.
-    if not order.patient_id.strip() or order.patient_id.strip() != wanted.patient_id.strip():
+    if not theirs.patient_id.strip() or theirs.patient_id.strip() != mine.patient_id.strip():
         different.append("Patient ID")
-    here, there = day(wanted.patient_birth_date), day(order.patient_birth_date)
+    if mine.issuer.strip() and theirs.issuer.strip() and mine.issuer.strip() != theirs.issuer.strip():
+        different.append("Issuer of Patient ID")
+    here, there = day(mine.birth_date), day(theirs.birth_date)
     if here and there and here != there:
         different.append("Patient's Birth Date")
-    mine, theirs = words(wanted.patient_name), words(order.patient_name)
-    if mine and theirs and not mine & theirs:
+    if {mine.sex.strip().upper(), theirs.sex.strip().upper()} == {"M", "F"}:
+        different.append("Patient's Sex")
+    one, other = words(mine.name), words(theirs.name)
+    if one and other and not one & other:
         different.append("Patient's Name")
+    return different
+
+
+def _same_patient(wanted: WantedOrder, order: NewOrder) -> Match:
+    image = Identity(wanted.patient_id, name=wanted.patient_name, birth_date=wanted.patient_birth_date)
+    ordered = Identity(order.patient_id, name=order.patient_name, birth_date=order.patient_birth_date)
+    different = differences(image, ordered)
     if different:
         reason = f"its order has another {', '.join(different)} than the image"
         return Match(OrderState.MISMATCHED, reason, order)
@@ -123,6 +139,11 @@ def words(name: str) -> frozenset[str]:
 
 def _plain(value: str, longest: int) -> bool:
     return bool(value) and len(value) <= longest and not _WILDCARDS.search(value) and value.isprintable()
+
+
+def askable_patient_id(value: str) -> bool:
+    """Whether a Patient ID can be asked by, and matches no more than itself (PS3.4 C.2.2.2.4)."""
+    return _plain(value, _LONGEST_PATIENT_ID)
 
 
 def _answers(key: Key, order: NewOrder) -> bool:

@@ -91,22 +91,23 @@ def read_order(found: Dataset, source: str) -> NewOrder:
     step = steps[0]
     return NewOrder(
         source=source,
-        accession_number=_text(found, "AccessionNumber", _LONGEST),
-        requested_procedure_id=_text(found, "RequestedProcedureID", _LONGEST),
-        patient_id=_text(found, "PatientID", _LONGEST),
-        patient_name=_text(found, "PatientName", _LONGEST_NAME),
-        patient_birth_date=day(_text(found, "PatientBirthDate", _LONGEST_WORD)),
-        patient_sex=_text(found, "PatientSex", _LONGEST_WORD),
-        study_instance_uid=_text(found, "StudyInstanceUID", _LONGEST),
-        priority=priority_of(_text(found, "RequestedProcedurePriority", _LONGEST_WORD)),
-        procedure=_text(found, "RequestedProcedureDescription", _LONGEST)
-        or _text(step, "ScheduledProcedureStepDescription", _LONGEST),
-        modality=_text(step, "Modality", _LONGEST_WORD),
-        scheduled_date=day(_text(step, "ScheduledProcedureStepStartDate", _LONGEST_WORD)),
+        accession_number=text_of(found, "AccessionNumber", _LONGEST),
+        requested_procedure_id=text_of(found, "RequestedProcedureID", _LONGEST),
+        patient_id=text_of(found, "PatientID", _LONGEST),
+        patient_name=text_of(found, "PatientName", _LONGEST_NAME),
+        patient_birth_date=day(text_of(found, "PatientBirthDate", _LONGEST_WORD)),
+        patient_sex=text_of(found, "PatientSex", _LONGEST_WORD),
+        study_instance_uid=text_of(found, "StudyInstanceUID", _LONGEST),
+        priority=priority_of(text_of(found, "RequestedProcedurePriority", _LONGEST_WORD)),
+        procedure=text_of(found, "RequestedProcedureDescription", _LONGEST)
+        or text_of(step, "ScheduledProcedureStepDescription", _LONGEST),
+        modality=text_of(step, "Modality", _LONGEST_WORD),
+        scheduled_date=day(text_of(step, "ScheduledProcedureStepStartDate", _LONGEST_WORD)),
     )
 
 
-def _text(found: Dataset, keyword: str, longest: int) -> str:
+def text_of(found: Dataset, keyword: str, longest: int) -> str:
+    """A value of a peer's answer: printable, cut to that many characters. Raises one of `node.commitment.MALFORMED`."""
     value: Any = found.get(keyword)
     text = "" if value is None else str(value)
     return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", text.strip("\0 \r\n\t"))[:longest]
