@@ -24,7 +24,7 @@ from tests.support.highdicom_report import build_reference
 from tests.support.result_samples import analysed, provenance
 from workers.analysis import limits_for, terms_for
 from workers.loaded import LoadedModels
-from workers.pixels import display_uint8
+from workers.pixels import drawn_uint8
 from workers.results import build_results
 from workers.sandbox import Decoders, JobFiles
 
@@ -41,14 +41,14 @@ def main() -> None:
         (path,) = make_radiographs(arguments.source, Path(name), 1)
         files = JobFiles(decoders, limits_for(settings.work))
         examined, image = files.examine(path), files.grey(path)
-        picture = display_uint8(image, 1536)
+        picture = drawn_uint8(image)
         source = dataclasses.replace(analysed(examined.dataset, ["pneumonia"]), picture=picture)
         bare = dataclasses.replace(source, reading=dataclasses.replace(source.reading, explanations=()))
         parts: dict[str, Callable[[], object]] = {
             "examine": lambda: files.examine(path),
             "decode": lambda: files.grey(path),
             "forward and map": lambda: read_image(model.bundle, model.runner, image),
-            "picture's source": lambda: display_uint8(image, 1536),
+            "picture's source": lambda: drawn_uint8(image),
             "report": lambda: build_results([bare], provenance()),
             "report by highdicom": lambda: build_reference([bare], provenance()),
             "report and picture": lambda: build_results([source], provenance()),

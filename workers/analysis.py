@@ -19,16 +19,13 @@ from node.header import Header, header_facts
 from node.header import facts as facts_of
 from node.settings import Work
 from workers.loaded import Loaded
-from workers.pixels import Limits, PixelError, Poison, display_uint8
+from workers.pixels import Limits, PixelError, Poison, drawn_uint8
 from workers.results import SourceResult
 from workers.sandbox import Examined, JobFiles, Terms
 from workers.series import ImageOutcome, Member, read_one_series, series_of
 from workers.sources import identifiers
 
 log = structlog.get_logger(__name__)
-
-# Larger than any result picture: what is drawn is scaled from this, and a mammogram is not copied whole.
-_PICTURE_SIDE = 1536
 
 
 @dataclass(frozen=True)
@@ -89,7 +86,7 @@ def _analyse_series(
         progress()
         examined, unreadable = _examine(source, files)
         members.append(Member(place, source.path, examined, _facts(examined.header, source), unreadable))
-    found = [read_one_series(model, group, files, _PICTURE_SIDE, progress) for group in series_of(members)]
+    found = [read_one_series(model, group, files, progress) for group in series_of(members)]
     by_place = {place: image for series in found for place, image in series.images.items()}
     results = tuple(series.result for series in found)
     images = tuple(by_place[place] for place in range(len(sources)))
@@ -119,7 +116,7 @@ def _read_one(model: Loaded, source: SourceInput, files: JobFiles) -> SourceResu
     except (PixelError, PreprocessError, NoReadingError, UnreadableError) as error:
         log.warning("image_not_analysed", sop_instance_uid=known.sop_instance_uid, reason=str(error))
         return SourceResult(header, None, str(error), None)
-    picture = display_uint8(image, _PICTURE_SIDE) if reading.explanations else None
+    picture = drawn_uint8(image) if reading.explanations else None
     return SourceResult(header, reading, "", picture)
 
 

@@ -20,7 +20,7 @@ from models.manifest import AdmissionRules
 from models.reading import read_series
 from models.series import admit_series, evenly, heaviest
 from workers.loaded import Loaded
-from workers.pixels import PixelError, Volume, display_uint8, open_volume
+from workers.pixels import PixelError, Volume, drawn_uint8, open_volume
 from workers.results import SeriesRead, SliceRead, SourceResult
 from workers.sandbox import Examined, JobFiles
 
@@ -68,9 +68,7 @@ def series_of(members: Sequence[Member]) -> Iterator[list[Member]]:
     yield from groups.values()
 
 
-def read_one_series(
-    model: Loaded, members: Sequence[Member], files: JobFiles, picture_side: int, progress: Step
-) -> SeriesOutcome:
+def read_one_series(model: Loaded, members: Sequence[Member], files: JobFiles, progress: Step) -> SeriesOutcome:
     """Read the images of one series that the model admits, or say why the series is not read.
 
     Images that do not belong (a localizer, another size) are left out and noted. progress: called before each slice is
@@ -83,7 +81,7 @@ def read_one_series(
         if not admitted:
             raise _Refused(next(iter(refused.values())))
         volume = _volume(model, admitted, files)
-        reading, picture = _read(model, volume, files.at_once, picture_side, progress)
+        reading, picture = _read(model, volume, files.at_once, progress)
     except (_Refused, PixelError, PreprocessError, NoReadingError, UnreadableError) as error:
         reason = str(error)
         log.warning("series_not_analysed", images=len(members), reason=reason)
@@ -111,9 +109,7 @@ def _volume(model: Loaded, admitted: Sequence[Member], files: JobFiles) -> Volum
     return volume
 
 
-def _read(
-    model: Loaded, volume: Volume, at_once: int, picture_side: int, progress: Step
-) -> tuple[Reading, NDArray[np.uint8] | None]:
+def _read(model: Loaded, volume: Volume, at_once: int, progress: Step) -> tuple[Reading, NDArray[np.uint8] | None]:
     """What the model says, and the key slice as a picture where a map lies on it."""
     wanted = dict.fromkeys(evenly(len(volume), model.bundle.manifest.architecture.slices or 0))
     threads = ThreadPoolExecutor(at_once, thread_name_prefix="slices")
@@ -132,7 +128,7 @@ def _read(
         return reading, None
     progress()
     # Decoded once more, so that no slice had to be kept until it was known which one weighs most.
-    return reading, display_uint8(volume.read(heaviest(reading.slices).index), picture_side)
+    return reading, drawn_uint8(volume.read(heaviest(reading.slices).index))
 
 
 class _Ahead:

@@ -14,6 +14,7 @@ from pydicom.pixels.processing import apply_modality_lut
 from pydicom.uid import UID
 
 from models.contracts import LinearWindow, LookupTable
+from workers.drawn_size import drawn_size
 from workers.pixels import (
     ColourImage,
     NoPixels,
@@ -22,6 +23,7 @@ from workers.pixels import (
     UndecodablePixels,
     UnreadableHeader,
     display_uint8,
+    drawn_uint8,
     read_grey,
 )
 
@@ -236,6 +238,18 @@ def test_display_keeps_aspect_and_falls_back_without_window() -> None:
     assert shown[10, -1] > 250
     uniform = read_grey(image_file(np.full((4, 4), 9, "u2"), PhotometricInterpretation="MONOCHROME1"))
     assert not display_uint8(uniform).any()
+
+
+def test_what_a_result_shows_has_its_size_at_once_and_no_seams() -> None:
+    step = np.full((2500, 2048), 100, "u2")
+    step[:, 1024:] = 200
+    shown = drawn_uint8(read_grey(image_file(step, WindowCenter="150", WindowWidth="400")))
+    assert shown.shape[::-1] == drawn_size(2500, 2048)
+    dark, light = int(shown[0, 0]), int(shown[0, -1])
+    assert 0 < dark < light < 255
+    assert (shown.min(), shown.max()) == (dark, light)
+    small = read_grey(image_file(step[:300, 900:1100]))
+    np.testing.assert_array_equal(drawn_uint8(small), display_uint8(small))
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from workers.pixels.errors import (
     UndecodablePixels,
     UnreadableHeader,
 )
-from workers.pixels.grey import OpenImage, display_uint8, open_image, read_grey
+from workers.pixels.grey import OpenImage, display_uint8, drawn_uint8, open_image, read_grey
 from workers.pixels.limits import DEFAULT_LIMITS, Limits
 from workers.pixels.slices import SliceHeader, SliceOrder, sort_slices
 from workers.pixels.volume import Here, SliceFiles, Volume, open_volume, read_slice_headers
@@ -35,6 +35,7 @@ __all__ = [
     "UnreadableHeader",
     "Volume",
     "display_uint8",
+    "drawn_uint8",
     "open_image",
     "open_volume",
     "read_grey",

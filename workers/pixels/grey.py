@@ -16,6 +16,7 @@ from models.contracts import GreyImage
 from models.errors import PreprocessError
 from models.voi import percentile_window, window
 from node.dataset_source import HeaderError, open_dataset
+from workers.drawn_size import drawn_size
 from workers.pixels.attributes import ImageAttributes, read_attributes, spacing_mm
 from workers.pixels.decode import FrameDecoder
 from workers.pixels.errors import PixelError, TooLarge, UnreadableHeader
@@ -99,17 +100,36 @@ def display_uint8(image: GreyImage, max_side: int | None = None) -> NDArray[np.u
     Returns:
         uint8 (rows, columns), 0 black to 255 white; a uniform image without window is all black.
     """
+    shown = _displayed(image)
+    longest = max(shown.shape)
+    if max_side is None or longest <= max_side:
+        return shown
+    rows, columns = (max(1, round(side * max_side / longest)) for side in shown.shape)
+    return _scaled(shown, columns, rows, Image.Resampling.LANCZOS)
+
+
+def drawn_uint8(image: GreyImage) -> NDArray[np.uint8]:
+    """As `display_uint8`, no larger than a result shows it (`workers.drawn_size`).
+
+    Scaled once, to the very size in which a map is laid over it, by a filter without the light and dark seams that
+    Lanczos draws along edges; it takes less than half as long.
+    """
+    shown = _displayed(image)
+    columns, rows = drawn_size(*shown.shape)
+    return shown if rows >= shown.shape[0] else _scaled(shown, columns, rows, Image.Resampling.HAMMING)
+
+
+def _displayed(image: GreyImage) -> NDArray[np.uint8]:
     shown = _windowed(image)
     if image.inverted:
         np.subtract(255, shown, out=shown)
     if image.valid is not None:
         shown[~image.valid] = 0
-    longest = max(shown.shape)
-    if max_side is None or longest <= max_side:
-        return shown
-    rows, columns = (max(1, round(side * max_side / longest)) for side in shown.shape)
-    resized = Image.fromarray(shown).resize((columns, rows), Image.Resampling.LANCZOS)
-    return np.asarray(resized, dtype=np.uint8)
+    return shown
+
+
+def _scaled(shown: NDArray[np.uint8], columns: int, rows: int, how: Image.Resampling) -> NDArray[np.uint8]:
+    return np.asarray(Image.fromarray(shown).resize((columns, rows), how), dtype=np.uint8)
 
 
 def _windowed(image: GreyImage) -> NDArray[np.uint8]:
