@@ -15,7 +15,7 @@ from db.transitions import affected
 from db.workitem_matching import matches
 from db.workitem_rules import SOP_INSTANCE, STATE, STUDY
 from db.workitem_tables import Workitem, WorkitemSubscription
-from db.workitems import WorkitemView, view
+from db.workitems import OPEN, WorkitemView, view
 
 _AT_ONCE = 200
 _COLUMNS: tuple[tuple[str, InstrumentedAttribute[Any]], ...] = (
@@ -67,6 +67,11 @@ def counts(session: Session) -> dict[str, int]:
     """How many items are in each state."""
     rows = session.execute(select(Workitem.state, func.count()).group_by(Workitem.state))
     return {state.value: number for state, number in rows}
+
+
+def open_count(session: Session) -> int:
+    """How many items wait or are in progress."""
+    return session.scalar(select(func.count()).select_from(Workitem).where(Workitem.state.in_(OPEN))) or 0
 
 
 def forget(session: Session, before: datetime, locked_before: datetime, *, limit: int = 200) -> int:

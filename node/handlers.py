@@ -23,19 +23,20 @@ from node.commitment import COMMITMENT_CLASS, MOST_REPORT_BYTES, CommitmentRepor
 from node.intake import Arrival, Receiver
 from node.settings import Settings, Use
 from node.statuses import Status
-from node.syntaxes import UPS_EVENT_CLASS, storage_sop_classes, supported_contexts
+from node.syntaxes import UPS_EVENT_CLASS, WORKITEM_CLASSES, storage_sop_classes, supported_contexts
 from node.upper_layer import commands, negotiation
-from node.upper_layer.association import Caller, DataSet, Rejected, TurnedAway, printable
+from node.upper_layer.association import Answer, Caller, DataSet, Rejected, TurnedAway, printable
 from node.upper_layer.commands import Command
 from node.upper_layer.negotiation import Accepted, Context, Request
 from node.worklist.manager_events import ManagerEvents
 from node.worklist.provider import NoticeProvider
+from node.worklist.pushed_provider import WorkitemProvider
 
 log = structlog.get_logger(__name__)
 
 _NOT_COMMITTED_RETRY = timedelta(seconds=5)
 _MOST_NAMED = 16
-_STORAGE = frozenset(uid for uid, _ in storage_sop_classes())
+_IS_PERMISSION = frozenset({*(uid for uid, _ in storage_sop_classes()), *WORKITEM_CLASSES})
 _REPORTED = (COMMITMENT_CLASS, UPS_EVENT_CLASS)
 _USE: dict[int, Use] = {commands.C_STORE_RQ: "store", commands.N_ACTION_RQ: "commit"}
 # Abstract syntax not supported, transfer syntaxes not supported (PS3.8 9.3.3.2).
@@ -56,6 +57,7 @@ class Handlers:
         self.alerts = Alerts(record)
         self.receiver = Receiver(settings, record, owner, self.alerts)
         self.notices = NoticeProvider(settings, record)
+        self.workitems = WorkitemProvider(settings, record)
         self.manager_events = ManagerEvents(settings, record, addresses_of)
 
     def judge(self, request: Request, address: str) -> Rejected | None:
@@ -98,6 +100,7 @@ class Handlers:
             mpps=told.mpps and "notify" in may,
             commitment=told.commitment and "commit" in may,
             manager_events=bool(self.settings.ups.managers),
+            workitems=self.settings.ups.push and "workitems" in may,
         )
         accepted = negotiation.accept(request, supported, self.settings.limits.max_pdu_bytes)
         if accepted.missed:
@@ -139,13 +142,14 @@ class Handlers:
         except (RetriableError, SQLAlchemyError) as error:
             log.error("refusal_not_recorded", cause=type(error).__name__)
 
-    def serve(self, command: Command, context: Context, data_set: DataSet, caller: Caller) -> int:
-        """The status of C-ECHO, C-STORE, a notice or a report; no other operation is known."""
+    def serve(self, command: Command, context: Context, data_set: DataSet, caller: Caller) -> int | Answer:
+        """The answer to C-ECHO, C-STORE, a notice, a report or what is asked of work items; nothing else is known."""
         if command.field == commands.C_ECHO_RQ:
             return Status.SUCCESS
-        # A storage context is the permission to store. Others could be tried for what is not permitted: C-ECHO's, which
-        # everybody has, and that of commitment, as whoever is asked for it reports there.
-        use = None if context.abstract_syntax in _STORAGE else _USE.get(command.field)
+        # A storage context is the permission to store, one of work items that for these. Others could be tried for what
+        # is not permitted: C-ECHO's, which everybody has, and that of commitment, as whoever is asked for it reports
+        # there.
+        use = None if context.abstract_syntax in _IS_PERMISSION else _USE.get(command.field)
         if use is not None and use not in self._may(caller.ae_title, caller.address):
             log.warning("operation_not_permitted", calling_ae=caller.ae_title, peer_address=caller.address, use=use)
             return Status.UNRECOGNISED_OPERATION
@@ -153,8 +157,9 @@ class Handlers:
             return self.receiver.take(self._arrival(command, context, caller), data_set)
         if command.field == commands.N_EVENT_REPORT_RQ and context.abstract_syntax in _REPORTED:
             return self._on_report(command, context, data_set, caller)
-        if self.notices.serves(command, context):
-            return self.notices.serve(command, context, data_set, caller)
+        for service in (self.notices, self.workitems):
+            if service.serves(command, context):
+                return service.serve(command, context, data_set, caller)
         return Status.UNRECOGNISED_OPERATION
 
     def _on_report(self, command: Command, context: Context, data_set: DataSet, caller: Caller) -> Status:

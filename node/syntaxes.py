@@ -34,7 +34,12 @@ _OFFERED = (
 _VERIFICATION = "1.2.840.10008.1.1"
 AVAILABILITY_CLASS = "1.2.840.10008.5.1.4.33"
 PERFORMED_STEP_CLASS = "1.2.840.10008.3.1.2.3.3"
+UPS_PUSH_CLASS = "1.2.840.10008.5.1.4.34.6.1"
+UPS_WATCH_CLASS = "1.2.840.10008.5.1.4.34.6.2"
+UPS_PULL_CLASS = "1.2.840.10008.5.1.4.34.6.3"
 UPS_EVENT_CLASS = "1.2.840.10008.5.1.4.34.6.4"
+UPS_QUERY_CLASS = "1.2.840.10008.5.1.4.34.6.5"
+WORKITEM_CLASSES = (UPS_PUSH_CLASS, UPS_PULL_CLASS, UPS_WATCH_CLASS, UPS_QUERY_CLASS)
 _PLAIN = ("1.2.840.10008.1.2.1", "1.2.840.10008.1.2")
 
 _SECONDARY_CAPTURE = frozenset(
@@ -89,7 +94,13 @@ def storage_sop_classes() -> tuple[tuple[str, str], ...]:
 
 @cache
 def supported_contexts(
-    *, store: bool = True, ian: bool = True, mpps: bool = True, commitment: bool = False, manager_events: bool = False
+    *,
+    store: bool = True,
+    ian: bool = True,
+    mpps: bool = True,
+    commitment: bool = False,
+    manager_events: bool = False,
+    workitems: bool = False,
 ) -> tuple[PresentationContext, ...]:
     """What the listener accepts: C-ECHO, every storage class, reports of storage commitment, and notices.
 
@@ -101,6 +112,7 @@ def supported_contexts(
         mpps: Modality Performed Procedure Steps.
         commitment: requests for storage commitment, in the usual roles.
         manager_events: reports of managers on work items that this node performs; they come with the roles reversed.
+        workitems: pushing work items to this node, and watching them.
     """
     syntaxes = [syntax.uid for syntax in decodable_transfer_syntaxes()]
     reports = build_context(COMMITMENT_CLASS, list(_PLAIN))
@@ -115,6 +127,7 @@ def supported_contexts(
         *([build_context(AVAILABILITY_CLASS, list(_PLAIN))] if ian else []),
         *([build_context(PERFORMED_STEP_CLASS, list(_PLAIN))] if mpps else []),
         *([events] if manager_events else []),
+        *(build_context(uid, list(_PLAIN)) for uid in WORKITEM_CLASSES if workitems),
     )
 
 

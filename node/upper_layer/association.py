@@ -255,6 +255,15 @@ class DataSet:
             if value:
                 yield value
 
+    def whole(self, most_bytes: int) -> bytes | None:
+        """All of it; None as soon as it is longer than that."""
+        collected = bytearray()
+        for piece in self:
+            collected += piece
+            if len(collected) > most_bytes:
+                return None
+        return bytes(collected)
+
 
 def printable(text: str) -> str:
     """A peer's string made fit for the record and the log: printable ASCII, at most 64 characters."""

@@ -168,9 +168,7 @@ def _on_disk(path: Path, size_bytes: int) -> Status | None:
 
 
 def _whole(data_set: DataSet) -> bytes:
-    collected = bytearray()
-    for piece in data_set:
-        collected += piece
-        if len(collected) > MOST_REPORT_BYTES:
-            raise NoticeRefused(Status.PROCESSING_FAILURE, f"it is longer than {MOST_REPORT_BYTES} bytes")
-    return bytes(collected)
+    whole = data_set.whole(MOST_REPORT_BYTES)
+    if whole is None:
+        raise NoticeRefused(Status.PROCESSING_FAILURE, f"it is longer than {MOST_REPORT_BYTES} bytes")
+    return whole
