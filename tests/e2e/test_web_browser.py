@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import json
 import re
 import threading
 from collections.abc import Iterator
@@ -14,13 +13,13 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from db import deliveries, readings, users
-from models.registry import SHIPPED
 from node.settings import Peer, Settings
 from node.web.permissions import Role
 from node.web.server import serve_until
 from tests.support import browser
 from tests.support.browser import violations
 from tests.support.listening import chest_file
+from tests.support.pages import Shown, pages
 from tests.support.processes import free_port
 from tests.support.web import PASSWORD, Site
 from tests.support.web_studies import HOSTILE, Made, read_study, refused_study, send_all, waiting_study
@@ -270,7 +269,7 @@ def test_hostile_names_do_nothing(page: Page, ward: Ward) -> None:
 # pynetdicom leaves the socket of a connection that nobody takes to the garbage collector.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 320)])
-def test_every_page_is_accessible(page: Page, ward: Ward, scheme: Any, width: int) -> None:
+def test_every_page_is_accessible(page: Page, ward: Ward, tmp_path: Path, scheme: Any, width: int) -> None:
     page.emulate_media(color_scheme=scheme)
     page.set_viewport_size({"width": width, "height": 800})
     page.goto(f"{ward.url}/login")
@@ -278,11 +277,8 @@ def test_every_page_is_accessible(page: Page, ward: Ward, scheme: Any, width: in
     log_in(page, ward, "max")
     judge(page, ward, "a")
     ward.bury()
-    shipped = json.loads((SHIPPED / "cxr-pneumonia" / "model.json").read_text())
-    studies = (f"/studies/{ward.read.study}", f"/studies/{ward.refused.study}")
-    report = f"/studies/{ward.read.study}/reports/{ward.read.report}"
-    running = ("/operations", "/models", f"/models/cxr-pneumonia/{shipped['version']}", "/audit", "/audit?actor=max")
-    for path in ("/", "/?priority=stat", *studies, report, *running, "/api/docs", "/nowhere"):
+    known = pages(Shown(ward.read, ward.refused))
+    for path in [*(one for addresses in known.values() for one in addresses), "/nowhere"]:
         page.goto(ward.url + path)
         found[path] = violations(page)
         # WCAG 1.4.10: nothing but a table scrolls sideways.
@@ -296,6 +292,10 @@ def test_every_page_is_accessible(page: Page, ward: Ward, scheme: Any, width: in
     page.get_by_role("button", name="Read the ticked again").click()
     expect(page.get_by_text("1 new revision")).to_be_visible()
     found["rerun"] = violations(page)
+    page.goto(f"{ward.url}/operations")
+    page.get_by_label("A DICOM file, or drop one here").set_input_files(chest_file(tmp_path, "dropped.dcm"))
+    expect(page.get_by_text("Route chest-radiographs: matches")).to_be_visible()
+    found["rule tester"] = violations(page)
     assert {path: said for path, said in found.items() if said} == {}
 
 
