@@ -30,7 +30,10 @@ class Intake(StrEnum):
 
 @dataclass(frozen=True)
 class NewInstance:
-    """An instance whose bytes are already durable at `path` (relative to the data folder)."""
+    """An instance whose bytes are already durable at `path` (relative to the data folder).
+
+    blake3, sha256: digests of its data set; the first of what is received, the other of what earlier releases took.
+    """
 
     study_instance_uid: str
     series_instance_uid: str
@@ -39,12 +42,13 @@ class NewInstance:
     transfer_syntax_uid: str
     path: str
     size_bytes: int
-    sha256: str
     facts: dict[str, Any]
     calling_ae: str
     called_ae: str
     peer_address: str
     received_at: datetime
+    blake3: str = ""
+    sha256: str = ""
     own_result: bool = False
     patient_id: str = ""
     patient_name: str = ""
@@ -69,6 +73,7 @@ class NewRefusal:
     peer_address: str
     study_instance_uid: str = ""
     path: str = ""
+    blake3: str = ""
     sha256: str = ""
     # Of the file at `path`.
     size_bytes: int = 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from sqlalchemy import select
+from sqlalchemy import Select, literal, select
 from sqlalchemy.orm import Session
 
 from db.house_tables import Deletion
@@ -17,8 +17,8 @@ _AT_ONCE = 1000
 
 @dataclass(frozen=True)
 class NamedFile:
-    """kind: image, result or object set aside. path: relative to the data folder. sha256: of a result's file, of the
-    data set in an image's; "" where none is on record. size_bytes: 0 where unknown.
+    """kind: image, result or object set aside. path: relative to the data folder. sha256, blake3: digests of a
+    result's file, of the data set in an image's; "" where none of the kind is on record. size_bytes: 0 where unknown.
     """
 
     kind: str
@@ -26,22 +26,25 @@ class NamedFile:
     path: str
     size_bytes: int
     sha256: str
+    blake3: str = ""
 
 
 def named_files(session: Session) -> Iterator[NamedFile]:
     """Every file that the record says is there; streamed."""
-    queries = {
-        "image": select(Instance.sop_instance_uid, Instance.path, Instance.size_bytes, Instance.sha256),
-        "result": select(Result.sop_instance_uid, Result.path, Result.size_bytes, Result.sha256).where(
-            Result.deleted_at.is_(None)
+    queries: dict[str, Select[str, str, int, str, str]] = {
+        "image": select(
+            Instance.sop_instance_uid, Instance.path, Instance.size_bytes, Instance.sha256, Instance.blake3
         ),
-        "set aside": select(Refusal.sop_instance_uid, Refusal.path, Refusal.size_bytes, Refusal.sha256).where(
-            Refusal.path != ""
-        ),
+        "result": select(
+            Result.sop_instance_uid, Result.path, Result.size_bytes, Result.sha256, literal("").label("blake3")
+        ).where(Result.deleted_at.is_(None)),
+        "set aside": select(
+            Refusal.sop_instance_uid, Refusal.path, Refusal.size_bytes, Refusal.sha256, Refusal.blake3
+        ).where(Refusal.path != ""),
     }
     for kind, query in queries.items():
-        for row in session.execute(query, execution_options={"yield_per": _AT_ONCE}):
-            yield NamedFile(kind, *row)
+        for uid, path, size_bytes, sha256, blake3 in session.execute(query, execution_options={"yield_per": _AT_ONCE}):
+            yield NamedFile(kind, uid, path, size_bytes, sha256, blake3)
 
 
 def sent_under_own_uid(session: Session) -> Iterator[str]:

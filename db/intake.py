@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, delete, update
+from sqlalchemy import Connection, delete, select, update
 from sqlalchemy.orm import Session
 
 from db import audit
@@ -15,6 +15,7 @@ from db.errors import StudyGoing
 from db.intake_statements import (
     DIGESTS,
     INSERT,
+    INSTANCES,
     IS_LEAVING,
     KNOWN,
     PLACES,
@@ -38,6 +39,19 @@ _MOST_EXPECTED = 2**31 - 1
 _STAYS = {"study_instance_uid", "version"}
 
 
+class _Digests(NamedTuple):
+    """Of an instance on record; "" where that one was not taken."""
+
+    blake3: str
+    sha256: str
+
+    def are_of(self, other: NewInstance) -> bool:
+        """By what both have; where they have nothing in common, nobody knows, and it is not taken for the same."""
+        if self.blake3 and other.blake3:
+            return self.blake3 == other.blake3
+        return bool(self.sha256) and self.sha256 == other.sha256
+
+
 def record_instance(session: Session, new: NewInstance) -> Intake:
     """`record_instances` of one, in a session's transaction."""
     return record_instances(session.connection(), [new])[0]
@@ -58,11 +72,11 @@ def record_instances(
     two of the statements: then nothing of the group is recorded.
     """
     uids = {one.sop_instance_uid for one in arrived}
-    known: dict[str, str] = {}
+    known: dict[str, _Digests] = {}
     own: set[str] = set()
-    for uid, digest in KNOWN.rows(connection, numbered("uid", list(uids)), len(uids)):
-        if digest:
-            known[uid] = digest
+    for uid, blake3, sha256 in KNOWN.rows(connection, numbered("uid", list(uids)), len(uids)):
+        if blake3 or sha256:
+            known[uid] = _Digests(blake3, sha256)
         else:
             own.add(uid)
     # The first of several with one UID stands for it.
@@ -71,7 +85,8 @@ def record_instances(
     written = _insert(connection, ordered, most_aside_bytes) if ordered else _Written(set(), {})
     if len(known) + len(written.taken) + len(written.refused) < len(uids):
         # PostgreSQL: another group committed one of them between our look and our insert.
-        known = dict(DIGESTS.rows(connection, numbered("uid", list(uids)), len(uids)))
+        found = DIGESTS.rows(connection, numbered("uid", list(uids)), len(uids))
+        known = {uid: _Digests(blake3, sha256) for uid, blake3, sha256 in found}
     outcomes = []
     for one in arrived:
         uid = one.sop_instance_uid
@@ -80,9 +95,15 @@ def record_instances(
         elif uid in written.taken and candidates[uid] is one:
             outcomes.append(Intake.NEW)
         else:
-            digest = known.get(uid) or candidates[uid].sha256
-            outcomes.append(Intake.DUPLICATE if digest == one.sha256 else Intake.CONFLICT)
+            digests = known.get(uid) or _Digests(candidates[uid].blake3, candidates[uid].sha256)
+            outcomes.append(Intake.DUPLICATE if digests.are_of(one) else Intake.CONFLICT)
     return outcomes
+
+
+def sha256_of_earlier(session: Session, sop_instance_uid: str) -> str:
+    """The SHA-256 by which alone an instance is on record, as releases before BLAKE3 took it; "" for all others."""
+    query = select(INSTANCES.c.sha256).where(INSTANCES.c.sop_instance_uid == sop_instance_uid, INSTANCES.c.blake3 == "")
+    return session.scalar(query) or ""
 
 
 def record_refusal(
@@ -103,6 +124,7 @@ def record_refusal(
         Refusal.sop_class_uid == new.sop_class_uid,
         Refusal.calling_ae == new.calling_ae,
         Refusal.reason == new.reason,
+        Refusal.blake3 == new.blake3,
         Refusal.sha256 == new.sha256,
     )
     again = update(Refusal).where(*same).values(occurrences=Refusal.occurrences + 1, at=utcnow())
@@ -126,6 +148,7 @@ def record_refusal(
             calling_ae=new.calling_ae,
             peer_address=new.peer_address,
             path=new.path,
+            blake3=new.blake3,
             sha256=new.sha256,
             size_bytes=new.size_bytes,
         )
@@ -361,6 +384,7 @@ def _instance_row(new: NewInstance, places: _Places) -> dict[str, Any]:
         "reason": "its Patient ID differs from that of its study" if mismatch else "",
         "path": new.path,
         "size_bytes": new.size_bytes,
+        "blake3": new.blake3,
         "sha256": new.sha256,
         "facts": new.facts,
         "own_result": new.own_result,

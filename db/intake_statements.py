@@ -37,18 +37,18 @@ def _one_of(column: ColumnElement[str], name: str, size: int) -> ColumnElement[b
 
 
 def _digests(_connection: Connection, size: int) -> Select[Any]:
-    return select(INSTANCES.c.sop_instance_uid, INSTANCES.c.sha256).where(
+    return select(INSTANCES.c.sop_instance_uid, INSTANCES.c.blake3, INSTANCES.c.sha256).where(
         _one_of(INSTANCES.c.sop_instance_uid, "uid", size)
     )
 
 
 def _known(connection: Connection, size: int) -> CompoundSelect[Any]:
-    """What is known of instances: their digests, or "" for one that this node made itself."""
+    """What is known of instances: their digests, or none for one that this node made itself."""
     results, deliveries = Result.__table__.c.sop_instance_uid, Delivery.__table__.c.sent_sop_instance_uid
     return union_all(
         _digests(connection, size),
-        select(results, literal("")).where(_one_of(results, "uid", size)),
-        select(deliveries, literal("")).where(_one_of(deliveries, "uid", size)),
+        select(results, literal(""), literal("")).where(_one_of(results, "uid", size)),
+        select(deliveries, literal(""), literal("")).where(_one_of(deliveries, "uid", size)),
     )
 
 

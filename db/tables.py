@@ -140,7 +140,9 @@ class Instance(Base):
     # Relative to the data folder; derived by the node, never a peer's string.
     path: Mapped[str] = mapped_column(Text)
     size_bytes: Mapped[int] = mapped_column(BigInteger)
-    sha256: Mapped[str] = mapped_column(String(64))
+    # Digests of the data set: BLAKE3 of what is received, SHA-256 of what releases before took; the other is "".
+    sha256: Mapped[str] = mapped_column(String(64), default="")
+    blake3: Mapped[str] = mapped_column(String(64), default="", server_default="")
     facts: Mapped[dict[str, Any]]
     own_result: Mapped[bool] = mapped_column(default=False)
     calling_ae: Mapped[str] = mapped_column(String(16))
@@ -164,6 +166,7 @@ class Refusal(Base):
     peer_address: Mapped[str] = mapped_column(String(64))
     path: Mapped[str] = mapped_column(Text, default="")
     sha256: Mapped[str] = mapped_column(String(64), default="")
+    blake3: Mapped[str] = mapped_column(String(64), default="", server_default="")
     # Of the file at `path`.
     size_bytes: Mapped[int] = mapped_column(BigInteger, default=0, server_default="0")
     # The same refusal again only counts up, so that a looping sender cannot fill the table.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import struct
 import uuid
@@ -12,6 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from blake3 import blake3
 from pynetdicom import PYNETDICOM_IMPLEMENTATION_UID, PYNETDICOM_IMPLEMENTATION_VERSION
 
 from db.errors import StorageFull
@@ -33,7 +33,7 @@ class IncomingFile:
         self.size = 0
         self._on_its_way = 0
         self._moved = False
-        self._sha256 = hashlib.sha256()
+        self._blake3 = blake3()
         try:
             self._fd = _create(self.path)
         except OSError as error:
@@ -52,9 +52,9 @@ class IncomingFile:
             self.path.unlink(missing_ok=True)
 
     @property
-    def sha256(self) -> str:
-        """Of the data set's bytes so far, in hexadecimal digits."""
-        return self._sha256.hexdigest()
+    def blake3(self) -> str:
+        """Of the data set's bytes so far, in hexadecimal digits: as hard to forge as SHA-256, at a fifth the cost."""
+        return self._blake3.hexdigest()
 
     @property
     def file_size(self) -> int:
@@ -64,7 +64,7 @@ class IncomingFile:
     def write(self, data: bytes | memoryview) -> None:
         """Append to the data set."""
         self._put(data)
-        self._sha256.update(data)
+        self._blake3.update(data)
         self.size += len(data)
         if self.size - self._on_its_way >= _START_EVERY_BYTES:
             self._start_writing()

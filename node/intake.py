@@ -12,13 +12,14 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from db.domain import Intake, NewInstance, NewRefusal
 from db.errors import RefusedError, RetriableError, StorageFull, StudyGoing
-from db.intake import record_refusal
+from db.intake import record_refusal, sha256_of_earlier
 from db.retention import aside_bytes, is_named
 from db.session import Record
 from db.states import RefusalKind
 from node import storage
 from node.audit.alerts import Alerts
 from node.dataset_source import HeaderError
+from node.digests import digest_of
 from node.group_commit import GroupCommit, not_recorded
 from node.header import Header, examine_stream, facts
 from node.identity import MANUFACTURER
@@ -131,6 +132,8 @@ class Receiver:
             file.moved()
         if outcome is Intake.NO_ROOM:
             raise StorageFull(_NO_ROOM)
+        if outcome is Intake.CONFLICT and self._is_known_by_sha256(new):
+            outcome = Intake.DUPLICATE
         if outcome is Intake.CONFLICT:
             self._set_aside(arrival, new)
         else:
@@ -164,9 +167,22 @@ class Receiver:
                 look_at += _LOOK_EVERY_BYTES
             yield piece
 
+    def _is_known_by_sha256(self, new: NewInstance) -> bool:
+        """Whether an earlier release took the same bytes, whose digest was another; if so, the second file goes."""
+        with self.record.read() as session:
+            known = sha256_of_earlier(session, new.sop_instance_uid)
+        stored = self.settings.data_dir / new.path
+        try:
+            same = bool(known) and digest_of(stored, "sha256", whole=False) == known
+        except OSError as error:
+            raise StorageFull(f"{stored} cannot be read ({error.strerror}); check the disk") from error
+        if same:
+            storage.remove_stored(self.settings.data_dir, [new.path])
+        return same
+
     def _set_aside(self, arrival: Arrival, new: NewInstance) -> None:
         stored = self.settings.data_dir / new.path
-        identity = f"{arrival.sop_instance_uid}:{new.sha256}"
+        identity = f"{arrival.sop_instance_uid}:{new.blake3}"
         place = storage.derived_path(storage.QUARANTINE, identity).as_posix()
         with self.record.read() as session:
             # What lies there already takes no more room, and its sender is not to try for ever.
@@ -181,7 +197,7 @@ class Receiver:
             _refusal(arrival, Status.SUCCESS, reason),
             study_instance_uid=new.study_instance_uid,
             path=aside.as_posix(),
-            sha256=new.sha256,
+            blake3=new.blake3,
             size_bytes=new.size_bytes,
         )
         self._note(RefusalKind.CONFLICT, conflict)
@@ -244,7 +260,8 @@ def _refusal(arrival: Arrival, status: Status, reason: str) -> NewRefusal:
 def _new_instance(arrival: Arrival, header: Header, file: IncomingFile) -> NewInstance:
     # The digest is part of the name: two associations that bring other bytes for the same UID at the same moment must
     # not overwrite each other's file.
-    relative = storage.derived_path(storage.INSTANCES, f"{arrival.sop_instance_uid}:{file.sha256}")
+    digest = file.blake3
+    relative = storage.derived_path(storage.INSTANCES, f"{arrival.sop_instance_uid}:{digest}")
     return NewInstance(
         study_instance_uid=header.study_instance_uid,
         series_instance_uid=header.series_instance_uid,
@@ -253,7 +270,7 @@ def _new_instance(arrival: Arrival, header: Header, file: IncomingFile) -> NewIn
         transfer_syntax_uid=arrival.transfer_syntax_uid,
         path=relative.as_posix(),
         size_bytes=file.file_size,
-        sha256=file.sha256,
+        blake3=digest,
         facts=facts(header, arrival.calling_ae),
         calling_ae=arrival.calling_ae,
         called_ae=arrival.called_ae,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -14,12 +13,11 @@ from db.files import NamedFile
 from db.session import Record
 from node import storage
 from node.deletion import path_of_result
+from node.digests import Algorithm, digest_of
 
 KINDS = (storage.INSTANCES, storage.RESULTS, storage.QUARANTINE)
 # An image has its name a moment before its row.
 _YOUNG_S = 60.0
-# Preamble, prefix, and the group length of the meta information with its value (PS3.10 7.1).
-_META_BEGINS, _LENGTH_AT = 144, 140
 
 
 @dataclass
@@ -77,15 +75,10 @@ def _differs(path: Path, named: NamedFile, digests: bool) -> bool:
     try:
         if named.size_bytes and path.stat().st_size != named.size_bytes:
             return True
-        return digests and bool(named.sha256) and _digest(path, whole=named.kind == "result") != named.sha256
+        if not digests:
+            return False
+        known: dict[Algorithm, str] = {"blake3": named.blake3, "sha256": named.sha256}
+        whole = named.kind == "result"
+        return any(digest and digest_of(path, algorithm, whole=whole) != digest for algorithm, digest in known.items())
     except OSError as error:
         raise StorageFull(f"{path} cannot be read ({error.strerror}); check the disk") from error
-
-
-def _digest(path: Path, *, whole: bool) -> str:
-    """SHA-256 of the file, or of the data set behind its meta information."""
-    with path.open("rb") as file:
-        if not whole:
-            head = file.read(_META_BEGINS)
-            file.seek(_META_BEGINS + int.from_bytes(head[_LENGTH_AT:], "little"))
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -183,3 +183,17 @@ def test_a_refusal_that_repeats_counts_up(record: Record) -> None:
         ("CONFLICT", "it is cut short", 1, "quarantine/x"),
     ]
     assert [(a.event, a.detail["status"]) for a in rows(record, Audit)] == [("instance_refused", 0xC000)] * 3
+
+
+def test_a_digest_of_an_earlier_release_is_compared_where_it_is_all_there_is(record: Record) -> None:
+    earlier, now = image(1), image(1, sha256="", blake3="b" * 64)
+    receive(record, earlier)
+    # Nobody can tell by the record alone whether they are the same bytes.
+    assert receive(record, now) == [CONFLICT]
+    with record.read() as session:
+        assert intake.sha256_of_earlier(session, earlier.sop_instance_uid) == earlier.sha256
+    both = image(2, blake3="c" * 64)
+    assert receive(record, both, image(2, sha256="", blake3="c" * 64)) == [NEW, DUPLICATE]
+    assert receive(record, image(2, blake3="d" * 64)) == [CONFLICT]
+    with record.read() as session:
+        assert intake.sha256_of_earlier(session, both.sop_instance_uid) == ""

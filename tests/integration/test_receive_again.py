@@ -5,10 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from pydicom.uid import generate_uid
+from sqlalchemy import update
 
 from db import deletions
 from db.states import InstanceState
+from db.tables import Instance
 from node.deletion import carry_out, path_of_result
+from node.digests import digest_of
 from tests.support.dcmtk import storescu
 from tests.support.listening import Listener, chest_file, running
 
@@ -71,3 +74,25 @@ def test_a_full_quarantine_leaves_images_with_their_sender(tmp_path: Path) -> No
         assert len(list((listener.settings.data_dir / "instances").rglob("*.dcm"))) == 2
         assert list((listener.settings.data_dir / "quarantine").rglob("*.dcm")) == []
         assert listener.incoming() == []
+
+
+def test_an_image_that_an_earlier_release_took_is_known_by_its_sha256(tmp_path: Path) -> None:
+    uid = generate_uid()
+    mine = chest_file(tmp_path, SOPInstanceUID=uid)
+    other = chest_file(tmp_path, "o.dcm", SOPInstanceUID=uid, PixelData=b"\1" * 4096)
+    with running(tmp_path) as listener:
+        assert SUCCESS in storescu(listener.port, mine).stdout
+        data_dir = listener.settings.data_dir
+        (stored,) = listener.instances()
+        digest = digest_of(data_dir / stored.path, "sha256", whole=False)
+        older = data_dir / "instances" / "00" / "older.dcm"
+        (data_dir / stored.path).rename(older)
+        with listener.record.write() as session:
+            path = older.relative_to(data_dir).as_posix()
+            session.execute(update(Instance).values(blake3="", sha256=digest, path=path))
+        assert SUCCESS in storescu(listener.port, mine).stdout
+        assert list((data_dir / "instances").rglob("*.dcm")) == [older]
+        assert listener.refusals() == []
+        assert SUCCESS in storescu(listener.port, other).stdout
+        assert [one.sop_instance_uid for one in listener.refusals()] == [uid]
+        assert len(list((data_dir / "quarantine").rglob("*.dcm"))) == 1

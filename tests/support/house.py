@@ -70,9 +70,9 @@ def incoming_image(data_dir: Path, number: int, study: str, **changes: Any) -> t
     with IncomingFile(folder, CR, new.sop_instance_uid, EXPLICIT) as file:
         file.write(b"\1" * 64)
         file.sync()
-        path = storage.derived_path(storage.INSTANCES, f"{new.sop_instance_uid}:{file.sha256}")
+        path = storage.derived_path(storage.INSTANCES, f"{new.sop_instance_uid}:{file.blake3}")
         temp = file.path.rename(folder / f"{uuid4().hex}.tmp")
-        return temp, replace(new, path=path.as_posix(), sha256=file.sha256, size_bytes=file.file_size)
+        return temp, replace(new, path=path.as_posix(), blake3=file.blake3, size_bytes=file.file_size)
 
 
 def stored_image(data_dir: Path, number: int, study: str, **changes: Any) -> NewInstance:
