@@ -13,12 +13,14 @@ ROWS, COLUMNS = 2500, 2048
 SOURCE = Path(__file__).parents[1] / "workers/demo/data/child-pneumonia.dcm"
 
 
-def make_radiographs(source: Path, folder: Path, count: int) -> list[Path]:
-    """`count` CR images of 2500 x 2048 pixels, 16 bits allocated, 12 stored, each in a study of its own (10 MB)."""
+def make_radiographs(
+    source: Path, folder: Path, count: int, *, rows: int = ROWS, columns: int = COLUMNS
+) -> list[Path]:
+    """`count` CR images, 16 bits allocated, 12 stored, each in a study of its own; of full size they have 10 MB."""
     folder.mkdir(parents=True, exist_ok=True)
     dataset = dcmread(source)
     small = Image.fromarray(dataset.pixel_array.astype(np.uint8))
-    large = np.asarray(small.resize((COLUMNS, ROWS), Image.Resampling.BICUBIC), dtype=np.uint16) * 16
+    large = np.asarray(small.resize((columns, rows), Image.Resampling.BICUBIC), dtype=np.uint16) * 16
     dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     dataset.SOPClassUID = dataset.file_meta.MediaStorageSOPClassUID = ComputedRadiographyImageStorage
     dataset.Modality = "CR"

@@ -54,6 +54,12 @@ def study(context: typer.Context) -> None:
     _run("bench.journey", context.args)
 
 
+@app.command(context_settings=_AS_THEY_COME)
+def day(context: typer.Context) -> None:
+    """A hospital's day, compressed, through a real node; what a queueing model forecasts for more workers."""
+    _run("bench.day", context.args)
+
+
 def _run(module: str, arguments: list[str]) -> None:
     if not (_ROOT / "bench").is_dir() or find_spec(module) is None:
         raise ConfigError("the benchmarks come with the source and not with the package; run this in a checkout")

@@ -20,7 +20,7 @@ from tests.support.processes import program, running
 PACKAGE = "postgresql"
 SUPERUSER = "postgres"
 # Speed before safety: the cluster is thrown away whatever happens to it.
-_UNSAFE = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off", "max_connections": "120"}
+_UNSAFE = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
 
 
 @dataclass
@@ -84,13 +84,15 @@ def cluster() -> Iterator[PostgresServer]:
 
 
 @contextmanager
-def running_cluster(server: PostgresServer, *, crash: bool = False) -> Iterator[None]:
+def running_cluster(server: PostgresServer, *, crash: bool = False, durable: bool = False) -> Iterator[None]:
     """Run a cluster that was made, as often as a test likes.
 
     crash: end it as if the power had gone (SIGQUIT, its immediate shutdown), so that it must recover at the next start.
+    durable: as it comes, with every commit synced; for measurements.
     """
     folder = server.socket_dir
-    settings = {**_UNSAFE, "listen_addresses": "", "unix_socket_directories": str(folder)}
+    settings = {"max_connections": "120", "listen_addresses": "", "unix_socket_directories": str(folder)}
+    settings |= {} if durable else _UNSAFE
     argv = [program("postgres", PACKAGE), "-D", str(folder / "data")]
     for name, value in settings.items():
         argv += ["-c", f"{name}={value}"]
