@@ -286,6 +286,12 @@ def hold(session: Session, request_id: int, image: PriorFile) -> bool:
     )
 
 
+def is_held(session: Session, request_id: int, path: str) -> bool:
+    """Does that file belong to the request, held or kept?"""
+    here = [PriorImage.request_id == request_id, PriorImage.path == path]
+    return session.scalar(select(PriorImage.id).where(*here).limit(1)) is not None
+
+
 def take_held(session: Session, request_id: int) -> tuple[PriorFile, ...]:
     """What the listener holds for a request; from then on it is the caller's, who keeps it (`settle`) or removes it."""
     held = [PriorImage.request_id == request_id, PriorImage.kept.is_(False)]

@@ -186,6 +186,7 @@ class Handlers:
             called_ae=self.settings.ae_title,
             peer_address=caller.address,
             received_at=utcnow(),
+            move_originator=command.move_originator,
         )
 
 

@@ -24,6 +24,7 @@ from node.group_commit import GroupCommit, not_recorded
 from node.header import Header, examine_stream, facts
 from node.identity import MANUFACTURER
 from node.incoming import IncomingFile
+from node.retrieve.arrivals import take_prior
 from node.settings import Settings
 from node.statuses import Status
 from node.syntaxes import readable_sop_classes
@@ -44,7 +45,7 @@ _NO_ROOM = (
 @dataclass(frozen=True)
 class Arrival:
     """A C-STORE request. The UIDs are the command's, as the peer sent them; ``abstract_syntax`` and
-    ``transfer_syntax_uid`` are those of its presentation context.
+    ``transfer_syntax_uid`` are those of its presentation context. move_originator: the AE title whose C-MOVE brings it.
     """
 
     sop_class_uid: str
@@ -55,6 +56,7 @@ class Arrival:
     called_ae: str
     peer_address: str
     received_at: datetime
+    move_originator: str = ""
 
 
 class Refused(RefusedError):
@@ -126,6 +128,10 @@ class Receiver:
         uids = arrival.sop_class_uid, arrival.sop_instance_uid, arrival.transfer_syntax_uid
         with IncomingFile(self._incoming, *uids) as file:
             header = self._write(arrival, file, pieces)
+            if arrival.move_originator == self.settings.ae_title:
+                held = take_prior(self.settings, self.record, header, file)
+                if held is not None:
+                    return held
             new = _new_instance(arrival, header, file)
             file.sync()
             outcome = self._commits.take(file.path, new)

@@ -20,6 +20,7 @@ INSTANCES = "instances"
 RESULTS = "results"
 QUARANTINE = "quarantine"
 PRIORS = "priors"
+_STORED = frozenset({INSTANCES, RESULTS, QUARANTINE, PRIORS})
 
 _ABANDONED_AFTER_S = 3600.0
 _KIND = re.compile(r"[a-z]{1,32}")
@@ -217,7 +218,7 @@ def remove_stored(data_dir: Path, paths: Iterable[str]) -> int:
 
 def _of_a_kind(relative: str) -> Path:
     path = Path(relative)
-    if path.is_absolute() or ".." in path.parts or path.parts[0] not in {INSTANCES, RESULTS, QUARANTINE, PRIORS}:
+    if path.is_absolute() or ".." in path.parts or next(iter(path.parts), "") not in _STORED:
         raise ValueError("a stored file lies in one of the folders of stored files")
     return path
 

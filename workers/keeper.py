@@ -22,10 +22,12 @@ from node.cli.common import Config, open_record
 from node.cli.run import stop_event
 from node.processes import report_ready
 from node.retention import Housekeeper
+from node.retrieve.desk import PriorDesk
 from node.settings import Settings
 from node.sweeper import Sweeper
 from node.worklist.desk import OrderDesk
 from node.worklist.performer import loops as performer_loops
+from node.worklist.pushed_performer import loops as pushed_loops
 from node.worklist.reporter import CommitmentReporter
 from workers.alive import sign_in
 from workers.app import Publisher, make_app
@@ -60,6 +62,7 @@ def run_keeper(settings: Settings, record: Record, stop: threading.Event) -> Non
     loops: dict[str, Callable[[threading.Event], None]] = {
         "sweeper": Sweeper(settings, record, wait=arrivals.wait).run,
         "orders": OrderDesk(settings, record).run,
+        **({"priors": PriorDesk(settings, record).run} if settings.priors.peer else {}),
         **({"commitments": CommitmentReporter(settings, record).run} if settings.notices.commitment else {}),
         "relay": relay.run,
         "upkeep": Upkeep(settings, record).run,
@@ -67,6 +70,7 @@ def run_keeper(settings: Settings, record: Record, stop: threading.Event) -> Non
         "retention": Housekeeper(settings, record, sign_in(settings, "retention")).run,
         "proof": Prover(settings, record, after_s=min(_PROOF_AFTER_S, settings.delivery.commitment_timeout_s)).run,
         **performer_loops(settings, record),
+        **pushed_loops(settings, record),
         **audit_service.loops(settings, record),
     }
     threads = [

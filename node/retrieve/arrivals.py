@@ -1,0 +1,49 @@
+"""Images that a peer sends to the listener because this node asked it to by C-MOVE: of priors, they are set apart.
+
+They are known by the move originator of their C-STORE, which is this node, and by their study, which is on record as
+asked for. They never become images of this node's: nothing routes them, no model reads them by themselves.
+"""
+
+from __future__ import annotations
+
+import structlog
+
+from db import priors
+from db.session import Record
+from db.types import utcnow
+from node import storage
+from node.header import Header
+from node.incoming import IncomingFile
+from node.retrieve.keeping import prior_file
+from node.settings import Settings
+from node.statuses import Status
+
+log = structlog.get_logger(__name__)
+
+
+def take_prior(settings: Settings, record: Record, header: Header, file: IncomingFile) -> Status | None:
+    """Hold an image for those who wait for its study; the status to answer, or None where it is no prior.
+
+    One that comes too late is refused and goes nowhere. Raises StorageFull, RecordUnavailable.
+    """
+    with record.read() as session:
+        requests = priors.expected(session, header.study_instance_uid, utcnow())
+    if requests is None:
+        return None
+    if not requests:
+        log.warning("prior_came_too_late", sop_instance_uid=header.sop_instance_uid)
+        return Status.PROCESSING_FAILURE
+    # Here its writing ends; what is held for several has a file for each, as they go at different times.
+    file.sync()
+    for request_id in requests:
+        identity = f"{request_id}:move:{header.sop_instance_uid}:{file.sha256}"
+        relative = storage.derived_path(storage.PRIORS, identity)
+        target = storage.store_bytes(settings.data_dir, relative, file.path.read_bytes())
+        held = prior_file(header, relative.as_posix(), target.stat().st_size, file.sha256)
+        with record.write() as session:
+            kept = priors.hold(session, request_id, held)
+            named = kept or priors.is_held(session, request_id, held.path)
+        if not named:
+            storage.remove_stored(settings.data_dir, [held.path])
+    log.info("prior_received", sop_instance_uid=header.sop_instance_uid, requests=len(requests))
+    return Status.SUCCESS
