@@ -177,6 +177,15 @@ def cancel_requested(requesting_ae: str, information: Json) -> Json:
     }
 
 
+def restarted() -> Json:
+    """Event information of a start of this node: the record keeps items and subscriptions."""
+    return {
+        "00741242": element("CS", "RESTARTED"),
+        "00741244": element("CS", "WARM START"),
+        "00741246": element("CS", "WARM START"),
+    }
+
+
 def date_time(moment: datetime) -> str:
     """A moment as DT with its offset from UTC."""
     return moment.strftime("%Y%m%d%H%M%S.%f%z")

@@ -107,6 +107,12 @@ def subscribers(session: Session, workitem_id: int) -> list[str]:
     return list(session.scalars(mine.order_by(WorkitemSubscription.ae_title)))
 
 
+def everybody(session: Session) -> list[str]:
+    """AE titles that are subscribed to anything."""
+    known = select(WorkitemSubscription.ae_title).union(select(WorkitemSubscriber.ae_title))
+    return sorted(session.scalars(known))
+
+
 def tell(session: Session, workitem_id: int, sop_instance_uid: str, event_type: EventType, information: Json) -> int:
     """Put an event in the queues of an item's subscribers; returns how many there are."""
     told = subscribers(session, workitem_id)

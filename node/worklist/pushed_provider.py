@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import structlog
+from pydicom.dataset import Dataset
 from sqlalchemy.exc import SQLAlchemyError
 
 from db import workitem_queries, workitem_rules, workitem_subscriptions, workitems
@@ -71,6 +72,10 @@ class _Asked:
     def uid(self) -> str:
         return self.command.sop_instance_uid
 
+    def found(self) -> Dataset:
+        """What came with it. Raises WorkitemRefused."""
+        return reading.decoded(self.data, self.context.transfer_syntax)
+
 
 class WorkitemProvider:
     """Called from the threads of associations."""
@@ -122,8 +127,7 @@ class WorkitemProvider:
     def _create(self, asked: _Asked) -> Answer:
         ups = self.settings.ups
         pushed = reading.created(
-            asked.data,
-            asked.context.transfer_syntax,
+            asked.found(),
             asked.uid,
             created_by=asked.caller.ae_title,
             own_ae=self.settings.ae_title,
@@ -154,7 +158,7 @@ class WorkitemProvider:
         return Answer(status, data=reading.encoded(told, asked.context.transfer_syntax))
 
     def _set(self, asked: _Asked) -> Answer:
-        changes, lock = reading.changes(asked.data, asked.context.transfer_syntax)
+        changes, lock = reading.changes(asked.found())
         with self.record.write() as session:
             return Answer(workitems.change(session, asked.uid, changes, lock))
 
@@ -162,7 +166,7 @@ class WorkitemProvider:
         kind = asked.command.action_type
         if kind not in _ACTIONS[asked.context.abstract_syntax]:
             raise WorkitemRefused(Status.NO_SUCH_ACTION, "its SOP class has no such action")
-        told = reading.information(asked.data, asked.context.transfer_syntax)
+        told = reading.as_json(asked.found())
         if kind == _CHANGE:
             return Answer(self._change(asked, told))
         if kind == _CANCEL:
@@ -217,7 +221,7 @@ class WorkitemProvider:
 
     def _find(self, asked: _Asked) -> Answer:
         """Collected before the first is sent: a peer that takes its time holds up no transaction."""
-        query = reading.information(asked.data, asked.context.transfer_syntax)
+        query = reading.as_json(asked.found())
         wanted = dict.fromkeys((*query, workitem_rules.SOP_CLASS, workitem_rules.SOP_INSTANCE))
         wanted.pop(workitem_rules.TRANSACTION, None)
         matches: list[bytes] = []

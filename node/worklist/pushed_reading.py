@@ -71,12 +71,9 @@ class Pushed:
     modified: bool
 
 
-def created(
-    data: bytes, transfer_syntax: str, uid: str, *, created_by: str, own_ae: str, study_for_s: float, now: datetime
-) -> Pushed:
+def created(found: Dataset, uid: str, *, created_by: str, own_ae: str, study_for_s: float, now: datetime) -> Pushed:
     """The attribute list of an N-CREATE. Raises WorkitemRefused."""
-    found = _decoded(data, transfer_syntax)
-    attributes = _as_json(found)
+    attributes = as_json(found)
     if text(attributes, rules.TRANSACTION):
         raise _invalid(rules.TRANSACTION, "has to be empty")
     for tag in _ONE:
@@ -111,9 +108,9 @@ def created(
     return Pushed(new, bool(lacking))
 
 
-def changes(data: bytes, transfer_syntax: str) -> tuple[Json, str]:
+def changes(found: Dataset) -> tuple[Json, str]:
     """The modification list of an N-SET, and the Transaction UID it comes under. Raises WorkitemRefused."""
-    attributes = _as_json(_decoded(data, transfer_syntax))
+    attributes = as_json(found)
     for tag in _FIXED:
         if tag in attributes:
             raise _invalid(tag, "is not changed by N-SET")
@@ -128,9 +125,12 @@ def changes(data: bytes, transfer_syntax: str) -> tuple[Json, str]:
     return _answerable(attributes), lock
 
 
-def information(data: bytes, transfer_syntax: str) -> Json:
-    """Action information, or the identifier of a query. Raises WorkitemRefused."""
-    return _as_json(_decoded(data, transfer_syntax))
+def decoded(data: bytes, transfer_syntax: str) -> Dataset:
+    """A data set that came with a command; its values are read at their access. Raises WorkitemRefused."""
+    try:
+        return decode(data, transfer_syntax)
+    except (HeaderError, *MALFORMED) as error:
+        raise WorkitemRefused(Status.PROCESSING_FAILURE, f"cannot be read ({type(error).__name__})") from error
 
 
 def encoded(data: Json, transfer_syntax: str) -> bytes:
@@ -147,14 +147,8 @@ def encoded(data: Json, transfer_syntax: str) -> bytes:
     return written
 
 
-def _decoded(data: bytes, transfer_syntax: str) -> Dataset:
-    try:
-        return decode(data, transfer_syntax)
-    except (HeaderError, *MALFORMED) as error:
-        raise WorkitemRefused(Status.PROCESSING_FAILURE, f"cannot be read ({type(error).__name__})") from error
-
-
-def _as_json(found: Dataset) -> Json:
+def as_json(found: Dataset) -> Json:
+    """A data set as the record holds it: bounded, in Unicode. Raises WorkitemRefused."""
     try:
         with warnings.catch_warnings(action="ignore"):
             attributes = found.to_json_dict()

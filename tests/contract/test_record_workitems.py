@@ -219,6 +219,7 @@ def test_a_global_subscription_is_to_what_comes_and_with_a_lock_to_what_is_there
         assert workitem_subscriptions.unsubscribe(session, ITEM, "LATER") == UpsStatus.SUCCESS
         row = session.scalars(select(Workitem.id).where(Workitem.sop_instance_uid == other)).one()
         assert workitem_subscriptions.subscribers(session, row) == ["LATER"]
+        assert workitem_subscriptions.everybody(session) == ["KNEES", "LATER"]
         assert workitem_subscriptions.tell(session, row, other, EventType.PROGRESS_REPORT, {}) == 1
         third = replace(new("1.2.840.77.3"), study_instance_uid=STUDY)
         workitems.create(session, third)
@@ -334,6 +335,7 @@ def test_items_are_found_by_their_keys(record: Record) -> None:
             assert len(list(workitem_queries.find(session, query, limit=10))) == answers, query
             assert len(list(workitem_queries.find(session, query, limit=1))) == min(answers, 1)
         assert workitem_queries.counts(session) == {"SCHEDULED": 2, "CANCELED": 1}
+        assert workitem_queries.open_count(session) == 2
         latest = workitem_queries.shown(session, states=(W.SCHEDULED,), limit=1)
     assert [one.sop_instance_uid for one in latest] == ["1.2.840.77.3"]
 

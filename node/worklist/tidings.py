@@ -1,0 +1,130 @@
+"""The loop that reports events of pushed work items to their subscribers (UPS Event, PS3.4 CC.2.4)."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+
+import structlog
+from pydicom.dataset import Dataset
+from pynetdicom import build_context, build_role
+from pynetdicom.association import Association
+
+from db import workitem_subscriptions, workitem_tidings
+from db.errors import PeerUnavailable, PermanentError, RetriableError
+from db.session import Record
+from db.types import utcnow
+from db.workitem_rules import GLOBAL_SUBSCRIPTION, PUSH_CLASS, EventType, restarted
+from db.workitem_tidings import DueTidings, Tiding
+from node import scu
+from node.settings import Peer, Settings
+from node.syntaxes import UPS_EVENT_CLASS
+
+log = structlog.get_logger(__name__)
+
+_POLL_S = 0.3
+# A process that dies while it tells gives the queue back after this.
+_LEASE_S = 300.0
+_SUCCESS = 0x0000
+_WARNINGS = range(0xB000, 0xC000)
+
+
+class TidingReporter:
+    """Tells each subscriber in order, on one association for all that waits."""
+
+    def __init__(self, settings: Settings, record: Record) -> None:
+        self.settings = settings
+        self.record = record
+        self._peers = {peer.ae_title.strip(): peer for peer in settings.peers.values()}
+
+    def run(self, stop: threading.Event) -> None:
+        """Until `stop` is set. The record being away is waited out."""
+        begun = False
+        while not stop.wait(_POLL_S):
+            try:
+                if not begun:
+                    self.announce_start()
+                    begun = True
+                self.run_once()
+            except RetriableError as error:
+                log.warning("tidings_postponed", reason=str(error))
+
+    def announce_start(self) -> None:
+        """Whoever is subscribed hears that this node has been started, and has lost neither items nor subscriptions."""
+        with self.record.write() as session:
+            everybody = workitem_subscriptions.everybody(session)
+            workitem_tidings.announce(session, GLOBAL_SUBSCRIPTION, EventType.SCP_STATUS_CHANGE, restarted(), everybody)
+
+    def run_once(self) -> int:
+        """Report what is due; returns how many events were taken."""
+        now = utcnow()
+        with self.record.read() as session:
+            if not workitem_tidings.any_due(session, now, self._peers):
+                return 0
+        with self.record.write() as session:
+            due = workitem_tidings.claim_due(session, now, self._peers, lease_s=_LEASE_S)
+        return sum(self._tell(one) for one in due)
+
+    def _tell(self, due: DueTidings) -> int:
+        peer = self._peers[due.ae_title]
+        left = list(due.tidings)
+        try:
+            with _reporting(peer, self.settings) as association:
+                while left:
+                    self._settle(due.ae_title, left[0], report(association, peer, left[0]))
+                    del left[0]
+        except (RetriableError, PermanentError) as error:
+            self._postpone(due.ae_title, left, str(error))
+        return len(due.tidings) - len(left)
+
+    def _settle(self, ae_title: str, tiding: Tiding, refusal: str) -> None:
+        with self.record.write() as session:
+            if refusal:
+                workitem_tidings.give_up(session, tiding.id, refusal)
+            else:
+                workitem_tidings.told(session, tiding.id)
+        if refusal:
+            log.warning("event_refused", subscriber=ae_title, workitem=tiding.sop_instance_uid, reason=refusal)
+
+    def _postpone(self, ae_title: str, left: list[Tiding], reason: str) -> None:
+        again = utcnow() + timedelta(seconds=self.settings.ups.event_retry_s)
+        limit = timedelta(seconds=self.settings.ups.event_for_s)
+        over = [one.id for one in left if again > one.created_at + limit]
+        with self.record.write() as session:
+            for tiding_id in over:
+                workitem_tidings.give_up(session, tiding_id, reason)
+            workitem_tidings.postpone(session, [one.id for one in left], again, reason)
+        log.warning("events_not_told", subscriber=ae_title, waiting=len(left), given_up=len(over), reason=reason)
+
+
+@contextmanager
+def _reporting(peer: Peer, settings: Settings) -> Iterator[Association]:
+    """An association in which this node is the provider. Raises as `node.scu.associate`."""
+    role = build_role(UPS_EVENT_CLASS, scp_role=True)
+    with scu.associate(peer, settings, [build_context(UPS_EVENT_CLASS)], roles=[role]) as association:
+        yield association
+
+
+def report(association: Association, peer: Peer, tiding: Tiding) -> str:
+    """N-EVENT-REPORT of one event; "" where it was taken, else why not.
+
+    Raises:
+        PeerUnavailable: no answer.
+        PeerRefused: the peer takes no events from their provider.
+    """
+    information = Dataset.from_json(tiding.information)
+    information.SpecificCharacterSet = "ISO_IR 192"
+    try:
+        status, _ = association.send_n_event_report(
+            information, int(tiding.event_type), PUSH_CLASS, tiding.sop_instance_uid, meta_uid=UPS_EVENT_CLASS
+        )
+    except ValueError as error:
+        raise scu.PeerRefused(f"{scu.at(peer)} takes no events of work items from their manager") from error
+    except RuntimeError as error:
+        raise PeerUnavailable(f"{scu.at(peer)} has closed the association") from error
+    answered = status.get("Status")
+    if answered is None:
+        raise PeerUnavailable(f"{scu.at(peer)} did not answer an event")
+    return "" if answered == _SUCCESS or answered in _WARNINGS else f"it answered with status {answered:#06x}"
