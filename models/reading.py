@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,7 +24,7 @@ from models.gate import require_in_distribution
 from models.manifest import Code, Label
 from models.preprocess import Prepared, prepare
 from models.registry import Bundle
-from models.runner import Forward, Runner
+from models.runner import Forward, Runner, SeriesRunner
 from models.series import evenly, heaviest
 
 SliceReader = Callable[[int], GreyImage]
@@ -52,32 +52,34 @@ def read_image(bundle: Bundle, runner: Runner, image: GreyImage) -> Reading:
 def read_series(bundle: Bundle, runner: Runner, count: int, slice_at: SliceReader) -> Reading:
     """All findings of a series of ``count`` slices, of which the model reads as many as its bundle says.
 
-    Maps lie on the slice that weighs most. One decoded slice at a time is held, and the model's inputs.
+    Maps lie on the slice that weighs most. Each slice goes through the network as it comes, and is not kept.
     Raises like `read_image`, and what ``slice_at`` raises.
     """
-    stack = prepare_series(bundle, count, slice_at)
-    forward = runner.run(stack.array[np.newaxis])
+    series = _Coming(bundle, count, slice_at)
+    if not isinstance(runner, SeriesRunner):
+        raise NoReadingError(f"the runner of model {bundle.manifest.id} reads single images, not series")
+    forward = runner.run_slices(series, series.places)
     findings = _judged(bundle, forward, "series")
-    weights = stack.weights(forward)
+    slices = series.read()
+    weights = slices.weights(forward)
     key = heaviest(weights)
     present = _present(findings)
-    maps = key_slice_maps(forward, runner.head, stack, key, present) if present else ()
+    maps = key_slice_maps(forward, runner.head, slices, key, present) if present else ()
     explanations = tuple(
-        explain.explanation(findings[label].key, grid, stack.placements[key.index], key.index)
+        explain.explanation(findings[label].key, grid, slices.placements[key.index], key.index)
         for label, grid in zip(present, maps, strict=True)
     )
-    return Reading(findings, explanations, stack.notes, weights)
+    return Reading(findings, explanations, slices.notes, weights)
 
 
 @dataclass(frozen=True)
-class Stack:
-    """A series as the model takes it.
+class Slices:
+    """Which slices of a series the model takes.
 
-    array: float32 (slices, rows, columns, channels). chosen: of each of them, its place in the series, ascending; twice
-    the same where the series is short. placements: by place.
+    chosen: of each of them, its place in the series, ascending; twice the same where the series is short. placements:
+    by place.
     """
 
-    array: FloatArray
     chosen: tuple[int, ...]
     placements: Mapping[int, Placement]
     notes: tuple[str, ...]
@@ -92,27 +94,54 @@ class Stack:
         return tuple(SliceWeight(place, weight) for place, weight in shares.items())
 
 
+@dataclass(frozen=True)
+class Stack(Slices):
+    """A series as the model takes it, whole. array: float32 (slices, rows, columns, channels)."""
+
+    array: FloatArray
+
+
+class _Coming:
+    """The chosen slices of a series, each preprocessed when it is asked for, once.
+
+    places: for every slice the model takes, which of them it is. Raises NoReadingError for a bundle of single images.
+    """
+
+    def __init__(self, bundle: Bundle, count: int, slice_at: SliceReader) -> None:
+        architecture = bundle.manifest.architecture
+        if architecture.slices is None:
+            raise NoReadingError(f"model {bundle.manifest.id} reads single images, not series")
+        self.chosen = tuple(evenly(count, architecture.slices))
+        self._distinct = list(dict.fromkeys(self.chosen))
+        order = {place: number for number, place in enumerate(self._distinct)}
+        self.places = [order[place] for place in self.chosen]
+        self._bundle, self._count, self._slice_at = bundle, count, slice_at
+        self._placements: dict[int, Placement] = {}
+        self._notes: dict[str, None] = {}
+
+    def __iter__(self) -> Iterator[FloatArray]:
+        """Raises PreprocessError (the message says which slice), and what the reader raises."""
+        for place in self._distinct:
+            prepared = _prepare_slice(self._bundle, self._slice_at, place, self._count)
+            self._placements[place] = prepared.input.placement
+            self._notes |= dict.fromkeys(prepared.notes)
+            yield prepared.input.array
+
+    def read(self) -> Slices:
+        """What is known once all have come."""
+        return Slices(self.chosen, self._placements, tuple(self._notes))
+
+
 def prepare_series(bundle: Bundle, count: int, slice_at: SliceReader) -> Stack:
     """The slices that the bundle chooses of ``count``, preprocessed one after the other.
 
     Raises PreprocessError (the message says which slice), NoReadingError for a bundle of single images.
     """
-    architecture = bundle.manifest.architecture
-    if architecture.slices is None:
-        raise NoReadingError(f"model {bundle.manifest.id} reads single images, not series")
-    chosen = evenly(count, architecture.slices)
-    array = np.empty((len(chosen), *architecture.input_shape), np.float32)
-    placements: dict[int, Placement] = {}
-    notes: dict[str, None] = {}
-    for number, place in enumerate(chosen):
-        if place in placements:
-            array[number] = array[number - 1]
-            continue
-        prepared = _prepare_slice(bundle, slice_at, place, count)
-        array[number] = prepared.input.array
-        placements[place] = prepared.input.placement
-        notes |= dict.fromkeys(prepared.notes)
-    return Stack(array, tuple(chosen), placements, tuple(notes))
+    series = _Coming(bundle, count, slice_at)
+    distinct = np.stack(list(series))
+    known = series.read()
+    array = distinct if len(distinct) == len(series.places) else distinct[series.places]
+    return Stack(known.chosen, known.placements, known.notes, array)
 
 
 def _prepare_slice(bundle: Bundle, slice_at: SliceReader, place: int, count: int) -> Prepared:
@@ -124,7 +153,7 @@ def _prepare_slice(bundle: Bundle, slice_at: SliceReader, place: int, count: int
 
 
 def key_slice_maps(
-    forward: Forward, head: FloatArray | None, stack: Stack, key: SliceWeight, labels: Sequence[int] | None = None
+    forward: Forward, head: FloatArray | None, slices: Slices, key: SliceWeight, labels: Sequence[int] | None = None
 ) -> FloatArray:
     """float32 (labels, h, w), the maps of the slice that weighs most, with its weight. Raises NoReadingError.
 
@@ -132,7 +161,7 @@ def key_slice_maps(
     """
     if head is None:
         raise NoReadingError("the runtime gave no linear head; maps of a series cannot be drawn")
-    features = forward.features[0, stack.chosen.index(key.index)]
+    features = forward.features[0, slices.chosen.index(key.index)]
     return explain.slice_map(features, key.weight, head if labels is None else head[:, labels])
 
 

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import os
 import zipfile
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -60,6 +62,13 @@ class Runner(Protocol):
         ...
 
 
+class ImageRunner(Runner, Protocol):
+    """One of single images. at_once: images of a pass, where many are coming: with more the first only wait longer."""
+
+    @property
+    def at_once(self) -> int: ...
+
+
 def visible_gpus() -> list[str]:
     """Indices (or UUIDs) of the NVIDIA devices this process may use; found without loading TensorFlow."""
     devices = sorted(path.name.removeprefix("nvidia") for path in Path("/dev").glob("nvidia[0-9]*"))
@@ -77,14 +86,13 @@ def load_runner(bundle: Bundle, accelerator: Accelerator = "auto", turn: Turn = 
         ArchitectureError: the weights do not fit the architecture.
         RuntimeUnavailable: the runtime, or the GPU asked for, cannot be had.
     """
-    runner = _runner(bundle, accelerator, turn)
-    if bundle.manifest.architecture.slices is not None:
-        runner = SeriesRunner(bundle, runner)
+    single = _runner(bundle, accelerator, turn)
+    runner = single if bundle.manifest.architecture.slices is None else SeriesRunner(bundle, single)
     check_golden(bundle, runner)
     return runner
 
 
-def _runner(bundle: Bundle, accelerator: Accelerator, turn: Turn) -> Runner:
+def _runner(bundle: Bundle, accelerator: Accelerator, turn: Turn) -> ImageRunner:
     if accelerator == "gpu" and not visible_gpus():
         raise RuntimeUnavailable("no GPU is visible to this process; set the accelerator to auto or cpu")
     if accelerator != "cpu" and visible_gpus():
@@ -168,6 +176,7 @@ class LiteRtRunner:
     """LiteRT on the CPU; the network is compiled from the bundle's weights once per machine."""
 
     head: FloatArray | None
+    at_once = 1
 
     def __init__(self, bundle: Bundle, threads: int | None = None, turn: Turn = _ALONE) -> None:
         self.head = head_weights(bundle)
@@ -215,7 +224,7 @@ class SeriesRunner:
     slice that stands in a series more than once is run once.
     """
 
-    def __init__(self, bundle: Bundle, slices: Runner) -> None:
+    def __init__(self, bundle: Bundle, slices: ImageRunner) -> None:
         self._slices, self._attention = slices, attention_of(bundle)
 
     @property
@@ -225,16 +234,34 @@ class SeriesRunner:
 
     def run(self, batch: FloatArray) -> Forward:
         """batch: float32 (N, slices, rows, columns, channels)."""
-        logits, features, weights = zip(*map(self._one, batch), strict=True)
-        return Forward(np.stack(logits), np.stack(features), attention=np.stack(weights))
+        passes = [self._one(stack) for stack in batch]
+        logits, features = (np.concatenate([getattr(one, name) for one in passes]) for name in ("logits", "features"))
+        return Forward(logits, features, attention=np.concatenate([one.attention for one in passes]))
 
-    def _one(self, stack: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
-        """Logits (labels,), features (slices, h, w, channels) and attention (slices,) of one series."""
-        first, place = _distinct(stack)
-        found = self._slices.run(stack[first])
-        features = found.features[place]
+    def run_slices(self, slices: Iterable[FloatArray], places: Sequence[int]) -> Forward:
+        """A pass over one series whose slices are looked at as they come, and not kept.
+
+        slices: each float32 (rows, columns, channels), none of them twice. places: for every slice of the series, which
+        of them it is. Returns as `run` of one series; raises what ``slices`` raises.
+        """
+        found = [self._slices.run(np.stack(some)) for some in _by(self._slices.at_once, slices)]
+        features = np.concatenate([one.features for one in found])
+        logits = np.concatenate([one.logits for one in found])
+        if len(places) > len(features):
+            features, logits = features[places], logits[places]
         weights = self._attention.weights(pooled(features))
-        return weights @ found.logits[place], features, weights
+        return Forward((weights @ logits)[np.newaxis], features[np.newaxis], attention=weights[np.newaxis])
+
+    def _one(self, stack: FloatArray) -> Forward:
+        first, places = _distinct(stack)
+        return self.run_slices((stack[index] for index in first), places)
+
+
+def _by(count: int, slices: Iterable[FloatArray]) -> Iterator[list[FloatArray]]:
+    """In lists of that many; the last may be shorter."""
+    coming = iter(slices)
+    while some := list(islice(coming, count)):
+        yield some
 
 
 def _distinct(stack: FloatArray) -> tuple[list[int], list[int]]:
@@ -251,6 +278,7 @@ class KerasRunner:
     """Keras inside tf.function: for GPUs, and for heads whose maps need a gradient."""
 
     head: FloatArray | None
+    at_once = 16
 
     def __init__(self, bundle: Bundle, *, needs_gpu: bool = False, turn: Turn = _ALONE) -> None:
         self._turn = turn

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -82,10 +85,12 @@ def _analyse_series(
     model: Loaded, sources: Sequence[SourceInput], files: JobFiles, progress: Callable[[], None]
 ) -> Analysis:
     members = []
-    for place, source in enumerate(sources):
-        progress()
-        examined, unreadable = _examine(source, files)
-        members.append(Member(place, source.path, examined, _facts(examined.header, source), unreadable))
+    with _examined_at_once([source.path for source in sources], files) as headers:
+        for place, (source, examine) in enumerate(zip(sources, headers, strict=True)):
+            progress()
+            # Where it was examined before, nobody asked for its slices.
+            examined, unreadable = _examine(replace(source, examined=None), examine)
+            members.append(Member(place, source.path, examined, _facts(examined.header, source), unreadable))
     found = [read_one_series(model, group, files, progress) for group in series_of(members)]
     by_place = {place: image for series in found for place, image in series.images.items()}
     results = tuple(series.result for series in found)
@@ -103,7 +108,7 @@ def _reason(results: Sequence[SourceResult], what: str) -> str:
 
 
 def _read_one(model: Loaded, source: SourceInput, files: JobFiles) -> SourceResult:
-    examined, unreadable = _examine(source, files)
+    examined, unreadable = _examine(source, lambda: files.examine(source.path))
     known, header = examined.header, examined.dataset
     if unreadable:
         return SourceResult(header, None, unreadable, None)
@@ -120,12 +125,25 @@ def _read_one(model: Loaded, source: SourceInput, files: JobFiles) -> SourceResu
     return SourceResult(header, reading, "", picture)
 
 
-def _examine(source: SourceInput, files: JobFiles) -> tuple[Examined, str]:
+@contextmanager
+def _examined_at_once(paths: Sequence[Path], files: JobFiles) -> Iterator[list[Callable[[], Examined]]]:
+    """Headers and slices of the files, read by all decoders; each comes, or raises, when it is asked for."""
+    threads = ThreadPoolExecutor(files.at_once, thread_name_prefix="headers")
+    with warnings.catch_warnings():
+        # Of all threads: where each sets and resets them by itself, one undoes what another has just set.
+        warnings.simplefilter("ignore")
+        try:
+            yield [threads.submit(files.examine, path, slices=True).result for path in paths]
+        finally:
+            threads.shutdown(cancel_futures=True)
+
+
+def _examine(source: SourceInput, examine: Callable[[], Examined]) -> tuple[Examined, str]:
     """A file's header, and the reason why it cannot be read where it cannot."""
     if source.examined is not None:
         return source.examined, ""
     try:
-        return files.examine(source.path), ""
+        return examine(), ""
     except (HeaderError, Poison) as error:
         if source.known is None:
             raise

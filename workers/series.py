@@ -20,7 +20,7 @@ from models.manifest import AdmissionRules
 from models.reading import read_series
 from models.series import admit_series, evenly, heaviest
 from workers.loaded import Loaded
-from workers.pixels import PixelError, Volume, drawn_uint8, open_volume
+from workers.pixels import PixelError, SliceHeader, Volume, drawn_uint8, volume_of
 from workers.results import SeriesRead, SliceRead, SourceResult
 from workers.sandbox import Examined, JobFiles
 
@@ -101,12 +101,23 @@ def _volume(model: Loaded, admitted: Sequence[Member], files: JobFiles) -> Volum
     rules = model.bundle.manifest.series
     if rules is None:
         raise _Refused("the model reads single images, not series")
-    volume = open_volume([one.path for one in admitted], files)
+    volume = volume_of(_slices(admitted), files)
     order = volume.order
     answer = admit_series(rules, order.facts)
     if not answer.admitted:
         raise _Refused("; ".join((answer.reason, *order.notes)))
     return volume
+
+
+def _slices(admitted: Sequence[Member]) -> list[SliceHeader]:
+    """Of all frames of all files, as each was found when its header was read."""
+    headers: list[SliceHeader] = []
+    for number, one in enumerate(admitted, 1):
+        found = one.examined.slices
+        if isinstance(found, PixelError):
+            raise type(found)(f"image {number} of {len(admitted)}: {found}" if len(admitted) > 1 else str(found))
+        headers.extend(found or ())
+    return headers
 
 
 def _read(model: Loaded, volume: Volume, at_once: int, progress: Step) -> tuple[Reading, NDArray[np.uint8] | None]:

@@ -95,6 +95,19 @@ def test_a_header_is_what_node_and_reports_need(files: JobFiles) -> None:
         assert all(element.VR != "SQ" for element in examined.dataset)
 
 
+def test_a_header_comes_with_its_slices_or_with_why_it_has_none(files: JobFiles, tmp_path: Path) -> None:
+    assert files.examine(CR).slices is None
+    assert files.examine(CR, slices=True).slices == tuple(Here().slice_headers(CR))
+    report = dcmread(CR)
+    del report.PixelData
+    report.save_as(tmp_path / "report.dcm")
+    examined = files.examine(tmp_path / "report.dcm", slices=True)
+    assert examined.header.sop_instance_uid == report.SOPInstanceUID
+    with pytest.raises(PixelError) as here:
+        Here().slice_headers(tmp_path / "report.dcm")
+    assert (type(examined.slices), str(examined.slices)) == (here.type, str(here.value))
+
+
 def test_pictures_of_every_size_follow_each_other(files: JobFiles, tmp_path: Path) -> None:
     """The memory between the processes is kept, grown, and given back."""
     chance = np.random.default_rng(3)

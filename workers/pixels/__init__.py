@@ -14,7 +14,7 @@ from workers.pixels.errors import (
 from workers.pixels.grey import OpenImage, display_uint8, drawn_uint8, open_image, read_grey
 from workers.pixels.limits import DEFAULT_LIMITS, Limits
 from workers.pixels.slices import SliceHeader, SliceOrder, sort_slices
-from workers.pixels.volume import Here, SliceFiles, Volume, open_volume, read_slice_headers
+from workers.pixels.volume import Here, SliceFiles, Volume, open_volume, read_slice_headers, volume_of
 
 __all__ = [
     "DEFAULT_LIMITS",
@@ -41,4 +41,5 @@ __all__ = [
     "read_grey",
     "read_slice_headers",
     "sort_slices",
+    "volume_of",
 ]

@@ -111,7 +111,11 @@ def open_volume(paths: Sequence[Path], files: SliceFiles = _HERE) -> Volume:
         PixelError: a header cannot be read, or the slices make no volume.
         OSError: a file cannot be read.
     """
-    headers = read_slice_headers(paths, files)
+    return volume_of(read_slice_headers(paths, files), files)
+
+
+def volume_of(headers: Sequence[SliceHeader], files: SliceFiles = _HERE) -> Volume:
+    """The same where the headers are known. Raises NoVolume: the slices make none."""
     order = sort_slices(headers)
     return Volume(tuple(headers[index] for index in order.indices), order, files)
 

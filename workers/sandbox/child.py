@@ -81,7 +81,11 @@ class _Child:
         with open_dataset(file, None, limit) as source:
             flat = flat_elements(source)
             kind = {"implicit": source.implicit_vr, "big_endian": source.big_endian}
-        return Message({"header": asdict(header), **kind}, flat)
+        if not asked["slices"]:
+            return Message({"header": asdict(header), **kind}, flat)
+        # What is wrong with its place or its pixels does not make its header unknown.
+        place = _answered(self._slices, asked, file).body
+        return Message({"header": asdict(header), **kind, "place": place, "last": place.get("last", False)}, flat)
 
     def _slices(self, asked: dict[str, Any], file: BinaryIO) -> Message:
         with open_image(file, Limits(**asked["limits"])) as image:

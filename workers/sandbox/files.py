@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,7 +17,7 @@ from models.contracts import GreyImage, LinearWindow, LookupTable
 from node.dataset_source import HeaderError
 from node.header import Header
 from workers.pixels import errors
-from workers.pixels.errors import DecoderCrashed, NotTried, Poison
+from workers.pixels.errors import DecoderCrashed, NotTried, PixelError, Poison
 from workers.pixels.limits import Limits
 from workers.pixels.slices import SliceHeader
 from workers.pixels.volume import SliceFacts
@@ -50,10 +50,14 @@ _REFUSALS: dict[str, type[Exception]] = {
 
 @dataclass(frozen=True)
 class Examined:
-    """header: what the node reads of an instance. dataset: what reports need of it, flat and without pixels."""
+    """header: what the node reads of an instance. dataset: what reports need of it, flat and without pixels.
+
+    slices: where its frames lie, in order, or why that cannot be said; None where nobody asked.
+    """
 
     header: Header
     dataset: Dataset
+    slices: tuple[SliceHeader, ...] | PixelError | None = None
 
 
 class JobFiles:
@@ -74,20 +78,31 @@ class JobFiles:
         """How many files are read at the same time."""
         return self._decoders.terms.processes
 
-    def examine(self, path: Path) -> Examined:
-        """A file's header. Raises HeaderError where it is no DICOM data set."""
-        return self._read(path, {"task": "examine"}, lambda _, reply: _examined(reply))
+    def examine(self, path: Path, *, slices: bool = False) -> Examined:
+        """A file's header, and the places of its slices. Raises HeaderError where it is no DICOM data set."""
+
+        def taken(_: DecoderProcess, reply: Message) -> Examined:
+            examined = _examined(reply)
+            return replace(examined, slices=self._placed(path, reply.body["place"])) if slices else examined
+
+        return self._read(path, {"task": "examine", "slices": slices}, taken)
 
     def slice_headers(self, path: Path) -> list[SliceHeader]:
         """One header per frame, in order."""
+        return self._read(path, {"task": "slices"}, lambda _, reply: self._headers(path, reply.body))
 
-        def taken(_: DecoderProcess, reply: Message) -> list[SliceHeader]:
-            slices = reply.body["slices"]
-            if not 1 <= len(slices) <= self._limits.max_frames:
-                raise ValueError("number of slices")
-            return [_slice_facts(one).at(path, frame) for frame, one in enumerate(slices)]
+    def _placed(self, path: Path, body: dict[str, Any]) -> tuple[SliceHeader, ...] | PixelError:
+        try:
+            _raise_refusal(body)
+        except PixelError as error:
+            return error
+        return tuple(self._headers(path, body))
 
-        return self._read(path, {"task": "slices"}, taken)
+    def _headers(self, path: Path, body: dict[str, Any]) -> list[SliceHeader]:
+        slices = body["slices"]
+        if not 1 <= len(slices) <= self._limits.max_frames:
+            raise ValueError("number of slices")
+        return [_slice_facts(one).at(path, frame) for frame, one in enumerate(slices)]
 
     def grey(self, path: Path, frame: int = 0) -> GreyImage:
         """One frame, as `workers.pixels.read_grey` gives it."""
@@ -99,7 +114,7 @@ class JobFiles:
             raise NotTried(f"not tried: other images of its study took decoders {self._lost_s:.0f} s and gave nothing")
 
         def checked(process: DecoderProcess, reply: Message) -> T:
-            _raise_refusal(reply)
+            _raise_refusal(reply.body)
             try:
                 return take(process, reply)
             except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
@@ -115,12 +130,12 @@ class JobFiles:
             raise
 
 
-def _raise_refusal(reply: Message) -> None:
-    if "failed" in reply.body:
-        raise OSError(int(reply.body["failed"]), "a stored file cannot be read")
-    if "refused" in reply.body:
-        reason = str(reply.body.get("reason", ""))[:_LONGEST_REASON]
-        kind = _REFUSALS.get(str(reply.body["refused"]), errors.UndecodablePixels)
+def _raise_refusal(body: dict[str, Any]) -> None:
+    if "failed" in body:
+        raise OSError(int(body["failed"]), "a stored file cannot be read")
+    if "refused" in body:
+        reason = str(body.get("reason", ""))[:_LONGEST_REASON]
+        kind = _REFUSALS.get(str(body["refused"]), errors.UndecodablePixels)
         raise kind(reason if reason.isascii() and reason.isprintable() else "the image cannot be read")
 
 
