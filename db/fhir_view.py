@@ -85,11 +85,11 @@ class Work:
 
 @dataclass(frozen=True)
 class Key:
-    """The last work of a page. skip: how many of the resources made from the following work are on that page, too."""
+    """Where a page begins: behind this work, or with a `skip` within it, behind so many of its resources."""
 
     revision_id: int
     model: str
-    skip: int = 0
+    skip: int | None = None
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ class Wanted:
 def works(session: Session, wanted: Wanted, *, after: Key | None = None, limit: int) -> tuple[list[Work], Key | None]:
     """The models' work that matches, finished or not, and the key that a following page begins after.
 
-    With a `skip` this page begins at `after`, else behind it.
+    With a `skip` this page begins with `after` itself.
     """
     query = (
         select(Job, Revision, Study)
@@ -135,7 +135,7 @@ def works(session: Session, wanted: Wanted, *, after: Key | None = None, limit: 
         .limit(limit)
     )
     if after is not None:
-        model = Job.model >= after.model if after.skip else Job.model > after.model
+        model = Job.model > after.model if after.skip is None else Job.model >= after.model
         query = query.where(or_(Job.revision_id < after.revision_id, and_(Job.revision_id == after.revision_id, model)))
     if wanted.report_uid:
         query = query.join(Result, Result.job_id == Job.id).where(

@@ -18,6 +18,7 @@ from node import broker, storage
 from node.settings import Settings
 from node.web import (
     audit_page,
+    fhir,
     live,
     login,
     metrics,
@@ -46,7 +47,7 @@ from node.web.problems import add_handlers
 
 _PARTS = (
     *(login, oidc, worklist, views, study, reading, retry, rerun, live),
-    *(operations, rule_tester, model_page, audit_page),
+    *(operations, rule_tester, model_page, audit_page, fhir),
 )
 NOTICE = "Research use. Not a medical device; results are preliminary and unverified."
 

@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from node.settings import Settings
 from node.web.clients import Client, identify, networks
-from node.web.problems import Problem, problem_json
+from node.web.problems import Problem, refusal
 
 CLIENT = "radnode.client"
 # A balancer asks by the address it knows; nothing is told there that a host name could misuse.
@@ -114,14 +114,14 @@ class Guard:
 
     def _refusal(self, path: str, headers: Headers, client: Client) -> ASGIApp | None:
         if path not in _ANY_HOST and not self._names_us(headers):
-            return problem_json(421, "this node is not known by that host name; see web.hosts")
+            return refusal(path, 421, "this node is not known by that host name; see web.hosts")
         wait_s = self._rates.wait_s(client.address, time.monotonic())
         if wait_s > 0:
-            return problem_json(429, "too many requests; wait", {"Retry-After": str(int(wait_s) + 1)})
+            return refusal(path, 429, "too many requests; wait", {"Retry-After": str(int(wait_s) + 1)})
         length = headers.get("content-length", "0")
         if not length.isascii() or not length.isdigit() or int(length) > self._most_bytes:
             too_large = TooLarge(self._most_bytes)
-            return problem_json(too_large.status, too_large.detail)
+            return refusal(path, too_large.status, too_large.detail)
         return None
 
     def _names_us(self, headers: Headers) -> bool:

@@ -20,6 +20,23 @@ from node.web.destinations import login_url
 
 log = structlog.get_logger(__name__)
 
+FHIR = "/fhir/"
+# R4 4.3.14.383.
+_ISSUES = {
+    400: "invalid",
+    401: "login",
+    403: "forbidden",
+    404: "not-found",
+    405: "not-supported",
+    406: "not-supported",
+    408: "timeout",
+    413: "too-long",
+    422: "invalid",
+    429: "throttled",
+    500: "exception",
+    503: "transient",
+}
+
 # Sent by htmx, where the answer takes the place of a part of the page.
 RENEWS_A_PART = "hx-request"
 
@@ -47,9 +64,18 @@ def problem_json(status: int, detail: str, headers: dict[str, str] | None = None
     return JSONResponse(body, status, headers, media_type="application/problem+json")
 
 
+def refusal(path: str, status: int, detail: str, headers: dict[str, str] | None = None) -> JSONResponse:
+    """A problem for programs, as those of that path understand it: FHIR has a resource for it (R4 2.32)."""
+    if not path.startswith(FHIR):
+        return problem_json(status, detail, headers)
+    issue = {"severity": "error", "code": _ISSUES.get(status, "processing"), "diagnostics": detail}
+    outcome = {"resourceType": "OperationOutcome", "issue": [issue]}
+    return JSONResponse(outcome, status, headers, media_type="application/fhir+json")
+
+
 def is_for_people(request: Request) -> bool:
     """Whether a browser's page is asked for, rather than data."""
-    if request.url.path.startswith("/api/") or "authorization" in request.headers:
+    if request.url.path.startswith(("/api/", FHIR)) or "authorization" in request.headers:
         return False
     return "text/html" in request.headers.get("accept", "")
 
@@ -70,7 +96,7 @@ def add_handlers(app: FastAPI) -> None:
 
 def _answer(request: Request, status: int, detail: str, headers: dict[str, str] | None = None) -> Response:
     if not is_for_people(request):
-        return problem_json(status, detail, headers)
+        return refusal(request.url.path, status, detail, headers)
     title = HTTPStatus(status).phrase
     page = context_of(request).pages.render("problem.html", request, status=status, title=title, detail=detail)
     page.status_code = status

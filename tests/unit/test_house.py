@@ -16,7 +16,8 @@ ROOT = Path(__file__).parents[2]
 PACKAGES = ("db", "models", "node", "workers")
 LONGEST = 400
 # The learning framework takes seconds to load, and a crash of its native parts must not reach the edges.
-HEAVY = ("tensorflow", "keras", "highdicom", "ai_edge_litert")
+# FHIR's models are loaded with the first resource.
+HEAVY = ("tensorflow", "keras", "highdicom", "ai_edge_litert", "fhir")
 MODULES_THAT_STAY_LIGHT = ("node.cli.main", "node.cli.run", "node.listener", "node.web.app", "db.schema")
 
 _LOADED = """
