@@ -18,7 +18,7 @@ _HEADER = struct.Struct(">BxL")
 # `struct timeval`: whole seconds and microseconds.
 _TIMEVAL = struct.Struct("@ll")
 # Senders that keep Nagle's algorithm wait for an acknowledgement between command and data set, which Linux delays by
-# 40 ms. The option has to be set anew for each read.
+# 40 ms. The option holds for a few segments only, and is set whenever there is something to wait for.
 _QUICKACK: int | None = getattr(socket, "TCP_QUICKACK", None)
 
 
@@ -44,10 +44,10 @@ class ProtocolError(Exception):
 class Wire:
     """One connection. P-DATA bodies share one buffer: each is valid until the next read.
 
-    On a plain socket the kernel itself waits until all of a body is there or its time is over (MSG_WAITALL,
-    SO_RCVTIMEO): one call for 128 KiB, where Python's time-outs take four for each part that comes, and let go of the
-    interpreter three times. TLS comes in records, which Python has to put together; there the slower way is the only
-    one.
+    On a plain socket what has come is taken without any wait; for the rest the kernel itself waits until all of it is
+    there or its time is over (MSG_WAITALL, SO_RCVTIMEO). Of 128 KiB that is one call or three, where Python's own
+    time-outs take four for each part that comes, and let go of the interpreter three times. TLS comes in records, which
+    Python has to put together: there its time-outs are the only way.
 
     max_pdu_bytes: as offered to the peer (PS3.8 D.1), hence the longest P-DATA body. pdu_s: for the rest of a PDU once
     it has begun. send_s: for a whole message out.
@@ -56,8 +56,6 @@ class Wire:
     def __init__(self, connection: socket.socket, max_pdu_bytes: int, pdu_s: float, send_s: float) -> None:
         self._connection = connection
         self._plain = not isinstance(connection, ssl.SSLSocket)
-        if self._plain:
-            connection.settimeout(None)
         self._most = max_pdu_bytes
         self._pdu_s = pdu_s
         self._send_s = send_s
@@ -76,8 +74,7 @@ class Wire:
             ProtocolError: the PDU announces more than is allowed; none of it has been read.
         """
         header = memoryview(self._header)
-        self._acknowledge_at_once()
-        begun = self._receive(header, _earlier(time.monotonic() + wait_s, until), whole=False)
+        begun = self._there(header) or self._wait(header, _earlier(time.monotonic() + wait_s, until), whole=False)
         deadline = _earlier(time.monotonic() + self._pdu_s, until)
         if begun < len(header):
             self._fill(header[begun:], deadline)
@@ -100,8 +97,6 @@ class Wire:
         try:
             self._connection.settimeout(self._send_s)
             self._connection.sendall(data)
-            if self._plain:
-                self._connection.settimeout(None)
         except OSError as error:
             raise PeerGone(f"nothing can be sent ({type(error).__name__})") from error
 
@@ -120,27 +115,39 @@ class Wire:
             # Whatever ends it, it is over.
             return
 
-    def _acknowledge_at_once(self) -> None:
-        if _QUICKACK is not None:
-            try:
-                self._connection.setsockopt(socket.IPPROTO_TCP, _QUICKACK, 1)
-            except OSError as error:
-                raise PeerGone(f"the connection is lost ({type(error).__name__})") from error
-
     def _fill(self, target: memoryview, deadline: float) -> None:
-        got = 0
+        got = self._there(target)
         while got < len(target):
-            got += self._receive(target[got:], deadline, whole=True)
+            got += self._wait(target[got:], deadline, whole=True)
 
-    def _receive(self, target: memoryview, deadline: float, *, whole: bool) -> int:
+    def _there(self, target: memoryview) -> int:
+        """What has come already; how many bytes, 0 where that is not to be told without waiting."""
+        if not self._plain:
+            return 0
+        try:
+            # Whoever sent something last has left its time-out.
+            if self._connection.gettimeout() is not None:
+                self._connection.settimeout(None)
+            count = self._connection.recv_into(target, 0, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return 0
+        except OSError as error:
+            raise _lost(error) from error
+        if not count:
+            raise _closed()
+        return count
+
+    def _wait(self, target: memoryview, deadline: float, *, whole: bool) -> int:
         """At least a byte of what is to come; how many. whole: as many as fit, where the kernel can wait for them."""
         left = deadline - time.monotonic()
         if left <= 0:
             raise TooSlow("the rest of a message did not come in time")
         connection = self._connection
         try:
+            if _QUICKACK is not None:
+                connection.setsockopt(socket.IPPROTO_TCP, _QUICKACK, 1)
             if self._plain:
-                wait = _TIMEVAL.pack(int(left), int(left % 1 * 1e6) or 1)
+                wait = _TIMEVAL.pack(int(left), max(1, int(left % 1 * 1e6)))
                 connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, wait)
                 count = connection.recv_into(target, 0, socket.MSG_WAITALL if whole else 0)
             else:
@@ -149,9 +156,9 @@ class Wire:
         except (TimeoutError, BlockingIOError) as error:
             raise TooSlow("nothing came in time") from error
         except OSError as error:
-            raise PeerGone(f"the connection is lost ({type(error).__name__})") from error
+            raise _lost(error) from error
         if not count:
-            raise PeerGone("the peer closed the connection")
+            raise _closed()
         return count
 
     def _grow(self, length: int, deadline: float) -> memoryview:
@@ -162,6 +169,14 @@ class Wire:
             self._fill(step, deadline)
             body += step
         return memoryview(body)
+
+
+def _lost(error: OSError) -> PeerGone:
+    return PeerGone(f"the connection is lost ({type(error).__name__})")
+
+
+def _closed() -> PeerGone:
+    return PeerGone("the peer closed the connection")
 
 
 def _earlier(deadline: float, until: float | None) -> float:
