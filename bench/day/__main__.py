@@ -33,6 +33,9 @@ def main() -> None:
     parser.add_argument("--studies", type=int, default=300, help="studies of the day; a hospital has some 3000")
     parser.add_argument("--minutes", type=float, default=4.0, help="how long the day takes")
     parser.add_argument("--workers", type=int, action="append", help="inference processes; one run for each")
+    parser.add_argument(
+        "--jobs-at-once", type=int, default=1, help="of a worker; the queueing model knows workers of one job at a time"
+    )
     parser.add_argument("--slices", type=int, default=30, help="of a CT; 300 in earnest")
     parser.add_argument("--side", type=int, default=128, help="rows and columns of a slice; 512 in earnest")
     parser.add_argument("--cr-rows", type=int, default=1250, help="rows of a radiograph; 2500 in earnest")
@@ -55,7 +58,7 @@ def main() -> None:
                 for place, kind in enumerate((Kind.CR, Kind.CT))
             ]
             folders = write_day([*warm_up, *studies], folder / "files", sizes)
-            with site(folder, workers, models) as there:
+            with site(folder, workers, arguments.jobs_at_once, models) as there:
                 outcomes.append(
                     run_day(there, workers, studies, folders, arguments.minutes * 60, tuple(arguments.outage))
                 )

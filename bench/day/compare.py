@@ -9,7 +9,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from bench.day.hospital import DAY_S, Kind, day
+from bench.day.hospital import DAY_S, READ, Kind, day
 from bench.day.queueing import Served, Work, busy_share, simulate, waiting_at
 from bench.day.site import Done
 from bench.figures import percentile
@@ -24,7 +24,7 @@ _SOON_S = 0.1
 @dataclass(frozen=True)
 class Overheads:
     """handover_s: from a job on record to a worker that is free taking it. changeover_s: from one job's end to the
-    beginning of the next that waits, of a worker's time."""
+    beginning of the next that waits; negative where a worker begins the next before the last is on record as ended."""
 
     handover_s: float
     changeover_s: float
@@ -49,7 +49,7 @@ def modelled(
     times = service_s or [job.finished_s - job.started_s for job in jobs]
     return simulate(
         [
-            Work(job.created_s + taken.handover_s, RANKS[job.priority], time + taken.changeover_s)
+            Work(job.created_s + taken.handover_s, RANKS[job.priority], max(0.0, time + taken.changeover_s))
             for job, time in zip(jobs, times, strict=True)
         ],
         workers,
@@ -75,7 +75,7 @@ def waits_of(served: Iterable[Served], taken: Overheads) -> dict[str, list[float
 def resampled(jobs: Sequence[Done], of: Sequence[Done], seed: int = 1) -> list[float]:
     """A service time for each of `jobs`, drawn from those of the same kind in `of`."""
     random = np.random.default_rng(seed)
-    pools = {kind: [job.finished_s - job.started_s for job in of if job.kind == kind] for kind in (Kind.CR, Kind.CT)}
+    pools = {kind: [job.finished_s - job.started_s for job in of if job.kind == kind] for kind in READ}
     return [float(random.choice(pools[Kind(job.kind)])) for job in jobs]
 
 
@@ -95,12 +95,16 @@ def real_days(
 ) -> list[dict[str, object]]:
     """What days of so many studies, not compressed, would be with so many workers, each as fast as the one measured."""
     random = np.random.default_rng(seed)
-    pools = {kind: [job.finished_s - job.started_s for job in measured if job.kind == kind] for kind in Kind}
+    pools = {kind: [job.finished_s - job.started_s for job in measured if job.kind == kind] for kind in READ}
     rows: list[dict[str, object]] = []
     for count in studies:
-        read = [study for study in day(count, seed) if study.kind in (Kind.CR, Kind.CT)]
+        read = [study for study in day(count, seed) if study.kind in READ]
         works = [
-            Work(study.at_s, RANKS[study.priority], float(random.choice(pools[study.kind])) + taken.changeover_s)
+            Work(
+                study.at_s,
+                RANKS[study.priority],
+                max(0.0, float(random.choice(pools[study.kind])) + taken.changeover_s),
+            )
             for study in read
         ]
         for number in workers:

@@ -24,6 +24,9 @@ class Kind(StrEnum):
     PRIOR = "prior"
 
 
+READ = (Kind.CR, Kind.CT)
+
+
 @dataclass(frozen=True)
 class Profile:
     """hourly: studies an hour, in proportion, by hour of the day. kinds: shares, together 1. stat, urgent: shares of

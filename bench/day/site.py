@@ -19,7 +19,7 @@ import psutil
 from sqlalchemy import func, select, text
 from sqlalchemy.orm import Session
 
-from bench.day.hospital import DAY_S, Kind, Study
+from bench.day.hospital import DAY_S, READ, Kind, Study
 from db.session import Record
 from db.tables import Delivery, Instance, Job, Result
 from db.tables import Study as StudyRow
@@ -48,6 +48,7 @@ commitment_grace_s = 2.0
 commitment_timeout_s = 20.0
 [work]
 infer_processes = {workers}
+jobs_at_once = {at_once}
 model_dirs = ["{models}"]
 """
 _ROUTE = """
@@ -109,8 +110,8 @@ class Site:
 
 
 @contextmanager
-def site(folder: Path, workers: int, models: Path) -> Iterator[Site]:
-    """A node that is ready, its model warm, and its surroundings."""
+def site(folder: Path, workers: int, at_once: int, models: Path) -> Iterator[Site]:
+    """A node that is ready, with its surroundings. at_once: jobs that a worker has under way at a time."""
     with ExitStack() as stack:
         database = stack.enter_context(cluster())
         stack.enter_context(running_cluster(database, durable=True))
@@ -124,7 +125,9 @@ def site(folder: Path, workers: int, models: Path) -> Iterator[Site]:
         )
         node = Node(
             folder / "node",
-            _SETTINGS.format(workers=workers, models=models) + peer_toml("pacs", "ORTHANC", ports[0]) + routes,
+            _SETTINGS.format(workers=workers, at_once=at_once, models=models)
+            + peer_toml("pacs", "ORTHANC", ports[0])
+            + routes,
             env={"RADNODE_DATABASE_URL": url, "RADNODE_BROKER_URL": broker},
         )
         known = (Modality("radnode", "RADNODE", node.dicom_port),)
@@ -182,7 +185,7 @@ def run_day(
             act()
     for one in sent:
         one.result()
-    _settle(there, warm + sum(study.kind in (Kind.CR, Kind.CT) for study in studies))
+    _settle(there, warm + sum(study.kind in READ for study in studies))
     found.drained_s = time.monotonic() - began
     over.set()
     watch.join()
@@ -191,6 +194,10 @@ def run_day(
     found.cpu_s = {name: used - cpu.get(name, 0.0) for name, used in _cpu(there).items()}
     with there.record.read() as session:
         _read(session, found, began_at)
+    if len(found.jobs) != (wanted := sum(study.kind in READ for study in studies)):
+        raise RuntimeError(
+            f"{len(found.jobs)} of {wanted} jobs had results that went to the PACS; see the worker's log"
+        )
     return found
 
 
