@@ -6,6 +6,7 @@ import random
 import struct
 from collections.abc import Iterator
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from pydicom.dataset import Dataset
@@ -146,7 +147,7 @@ def test_an_item_is_pushed_read_and_found(listener: Listener, uid: str, study: s
     ],
 )
 def test_what_an_item_lacks_is_said_and_names_no_value(
-    listener: Listener, uid: str, study: str, changes: dict[str, object], status: int, comment: str
+    listener: Listener, uid: str, study: str, changes: dict[str, Any], status: int, comment: str
 ) -> None:
     with worklist(listener.port) as items:
         answered, said = items.create(pushed(study, **changes), uid)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pydicom.dataset import Dataset
+from pydicom.tag import Tag
 from pydicom.uid import generate_uid
 from pynetdicom import AE, build_context, evt
 from pynetdicom.association import Association
@@ -126,7 +127,7 @@ class Worklist:
         return status.Status, str(status.get("ErrorComment", ""))
 
     def get(self, uid: str = ITEM, *tags: int, through: str = UPS_PULL_CLASS) -> tuple[int, Dataset]:
-        status, found = self.association.send_n_get(list(tags), UPS_PUSH_CLASS, uid, meta_uid=through)
+        status, found = self.association.send_n_get([Tag(one) for one in tags], UPS_PUSH_CLASS, uid, meta_uid=through)
         return status.Status, found or Dataset()
 
     def set(self, changes: Dataset, uid: str = ITEM) -> int:
@@ -171,7 +172,7 @@ class Events:
     status: int = 0x0000
 
     def take(self, event: evt.Event) -> tuple[int, None]:
-        request = event.request
+        request: Any = event.request
         assert request.AffectedSOPClassUID == UPS_PUSH_CLASS
         self.told.append((str(request.AffectedSOPInstanceUID), request.EventTypeID, event.event_information))
         return self.status, None
@@ -188,6 +189,7 @@ def subscriber(port: int, ae_title: str = "WATCHER") -> Iterator[Events]:
     entity = AE(ae_title=ae_title)
     entity.add_supported_context(UPS_EVENT_CLASS, scu_role=False, scp_role=True)
     server = entity.start_server(("127.0.0.1", port), block=False, evt_handlers=[(evt.EVT_N_EVENT_REPORT, events.take)])
+    assert server is not None
     try:
         yield events
     finally:
