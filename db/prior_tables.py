@@ -66,7 +66,7 @@ class PriorImage(Base):
     # Relative to the data folder; derived by the node.
     path: Mapped[str] = mapped_column(Text)
     size_bytes: Mapped[int] = mapped_column(BigInteger)
-    sha256: Mapped[str] = mapped_column(String(64))
+    blake3: Mapped[str] = mapped_column(String(64))
     facts: Mapped[dict[str, Any]]
     received_at: Mapped[datetime]
 

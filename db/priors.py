@@ -71,7 +71,7 @@ class PriorFile:
     study_date: str
     path: str
     size_bytes: int
-    sha256: str
+    blake3: str
     facts: dict[str, Any]
 
 
@@ -369,6 +369,6 @@ def _file(row: PriorImage) -> PriorFile:
         study_date=row.study_date,
         path=row.path,
         size_bytes=row.size_bytes,
-        sha256=row.sha256,
+        blake3=row.blake3,
         facts=row.facts,
     )

@@ -128,7 +128,7 @@ class Receiver:
         uids = arrival.sop_class_uid, arrival.sop_instance_uid, arrival.transfer_syntax_uid
         with IncomingFile(self._incoming, *uids) as file:
             header = self._write(arrival, file, pieces)
-            if arrival.move_originator == self.settings.ae_title:
+            if arrival.move_originator in {self.settings.ae_title, arrival.calling_ae} - {""}:
                 held = take_prior(self.settings, self.record, header, file)
                 if held is not None:
                     return held

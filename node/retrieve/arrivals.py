@@ -1,7 +1,7 @@
 """Images that a peer sends to the listener because this node asked it to by C-MOVE: of priors, they are set apart.
 
-They are known by the move originator of their C-STORE, which is this node, and by their study, which is on record as
-asked for. They never become images of this node's: nothing routes them, no model reads them by themselves.
+They are known by the move originator of their C-STORE, which is this node (or the peer itself, which some name instead),
+and by their study, which is on record as asked for. They never become images of this node's: nothing routes them, no model reads them by themselves.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ def take_prior(settings: Settings, record: Record, header: Header, file: Incomin
     # Here its writing ends; what is held for several has a file for each, as they go at different times.
     file.sync()
     for request_id in requests:
-        identity = f"{request_id}:move:{header.sop_instance_uid}:{file.sha256}"
+        identity = f"{request_id}:move:{header.sop_instance_uid}:{file.blake3}"
         relative = storage.derived_path(storage.PRIORS, identity)
         target = storage.store_bytes(settings.data_dir, relative, file.path.read_bytes())
-        held = prior_file(header, relative.as_posix(), target.stat().st_size, file.sha256)
+        held = prior_file(header, relative.as_posix(), target.stat().st_size, file.blake3)
         with record.write() as session:
             kept = priors.hold(session, request_id, held)
             named = kept or priors.is_held(session, request_id, held.path)

@@ -146,14 +146,15 @@ class PriorStudy:
 
 def keep(settings: Settings, file: IncomingFile, header: Header, scope: str) -> PriorFile:
     """Make a received image durable among the priors. scope: of its name; equal images of two scopes are two files."""
-    relative = storage.derived_path(storage.PRIORS, f"{scope}:{header.sop_instance_uid}:{file.sha256}")
+    relative = storage.derived_path(storage.PRIORS, f"{scope}:{header.sop_instance_uid}:{file.blake3}")
     size = file.file_size
     file.sync()
     storage.adopt(settings.data_dir, file.path, relative)
-    return prior_file(header, relative.as_posix(), size, file.sha256)
+    file.moved()
+    return prior_file(header, relative.as_posix(), size, file.blake3)
 
 
-def prior_file(header: Header, path: str, size_bytes: int, sha256: str) -> PriorFile:
+def prior_file(header: Header, path: str, size_bytes: int, blake3: str) -> PriorFile:
     """What the record keeps of an image; nothing of its patient."""
     return PriorFile(
         study_instance_uid=header.study_instance_uid,
@@ -163,6 +164,6 @@ def prior_file(header: Header, path: str, size_bytes: int, sha256: str) -> Prior
         study_date=day(header.study_date),
         path=path,
         size_bytes=size_bytes,
-        sha256=sha256,
+        blake3=blake3,
         facts=facts(header, ""),
     )

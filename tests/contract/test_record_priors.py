@@ -50,7 +50,7 @@ def image(number: int = 1, study: str = "9.8.7") -> PriorFile:
         study_date="20260101",
         path=f"priors/00/{number}.dcm",
         size_bytes=100,
-        sha256="a" * 64,
+        blake3="a" * 64,
         facts={"modality": "CR"},
     )
 

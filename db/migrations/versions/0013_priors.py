@@ -47,7 +47,7 @@ def upgrade() -> None:
         sa.Column("kept", sa.Boolean(), nullable=False),
         sa.Column("path", sa.Text(), nullable=False),
         sa.Column("size_bytes", sa.BigInteger(), nullable=False),
-        sa.Column("sha256", sa.String(length=64), nullable=False),
+        sa.Column("blake3", sa.String(length=64), nullable=False),
         sa.Column("facts", sa.JSON(), nullable=False),
         sa.Column("received_at", _MOMENT, nullable=False),
         sa.ForeignKeyConstraint(
