@@ -166,3 +166,20 @@ def counts(session: Session) -> dict[str, int]:
     """How many events are in each state."""
     rows = session.execute(select(WorkitemTiding.state, func.count()).group_by(WorkitemTiding.state))
     return {state.value: number for state, number in rows}
+
+
+def of_item(session: Session, sop_instance_uid: str) -> list[dict[str, object]]:
+    """For people: the events of one item, and which subscriber was told."""
+    rows = session.scalars(
+        select(WorkitemTiding).where(WorkitemTiding.sop_instance_uid == sop_instance_uid).order_by(WorkitemTiding.id)
+    )
+    return [
+        {
+            "event": EventType(row.event_type).name,
+            "subscriber": row.ae_title,
+            "state": row.state.value,
+            "attempts": row.attempts,
+            "reason": row.reason,
+        }
+        for row in rows
+    ]

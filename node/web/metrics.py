@@ -20,6 +20,8 @@ from db import (
     performances,
     queues,
     retention,
+    workitem_queries,
+    workitem_tidings,
 )
 from db.session import Record
 from db.types import utcnow
@@ -54,6 +56,7 @@ class RecordCollector:
             bundles = {name: queues.waiting(session, name) for name in self.settings.fhir.destinations}
             taken = hl7_received.counts(session)
             performed = performances.counts(session)
+            pushed, tidings = workitem_queries.counts(session), workitem_tidings.counts(session)
         for name, states in counts.items():
             family = GaugeMetricFamily(f"radnode_{name}", f"How many {name} are in each state.", labels=["state"])
             for state, count in states.items():
@@ -74,6 +77,8 @@ class RecordCollector:
         yield from _queues("fhir", "FHIR", bundles)
         yield from _taken(taken)
         yield _performed(performed)
+        yield _by_state("radnode_workitems", "Work items that peers have pushed, by state.", pushed)
+        yield _by_state("radnode_workitem_events", "Events of work items, by whether they were told.", tidings)
         free = shutil.disk_usage(self.settings.data_dir).free
         yield GaugeMetricFamily("radnode_disk_free_bytes", "Free space of the data folder, in bytes.", value=free)
         low = free < self.settings.retention.early_below_bytes
@@ -115,6 +120,13 @@ def _taken(taken: Mapping[str, int]) -> Iterator[GaugeMetricFamily]:
     for kind, number in taken.items():
         received.add_metric([kind], number)
     yield received
+
+
+def _by_state(name: str, what: str, counts: Mapping[str, int]) -> GaugeMetricFamily:
+    family = GaugeMetricFamily(name, what, labels=["state"])
+    for state, number in counts.items():
+        family.add_metric([state], number)
+    return family
 
 
 def _performed(counts: Mapping[tuple[str, str], int]) -> GaugeMetricFamily:

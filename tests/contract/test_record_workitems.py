@@ -251,6 +251,12 @@ def test_a_subscribers_queue_is_told_in_order_by_one_process(record: Record) -> 
     with record.write() as session:
         assert workitem_tidings.give_up(session, second.id, "it was away for a day")
         assert workitem_tidings.counts(session) == {"TOLD": 1, "GIVEN_UP": 1, "WAITING": 1}
+        shown = workitem_tidings.of_item(session, ITEM)
+        assert [(one["event"], one["state"]) for one in shown] == [
+            ("STATE_REPORT", "TOLD"),
+            ("STATE_REPORT", "GIVEN_UP"),
+            ("STATE_REPORT", "WAITING"),
+        ]
         assert workitem_tidings.forget(session, utcnow()) == 0
         assert workitem_tidings.forget(session, utcnow() + 2 * workitem_tidings.KEPT) == 3
         workitem_tidings.announce(session, ITEM, EventType.PROGRESS_REPORT, {}, ["WATCHER"])
