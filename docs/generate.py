@@ -21,16 +21,16 @@ from pydantic.fields import FieldInfo
 
 from db.session import Record
 from db.states import TRANSITIONS
+from docs import conformance_tables
 from models.registry import SHIPPED
 from node.cli.main import GROUP, SUMMARIES
 from node.rules import Match, Route
-from node.services import provided, used
 from node.settings import Peer, Settings
 from node.settings_fhir import FhirDestination
 from node.settings_hl7 import Hl7Destination
-from node.settings_worklist import Notices
+from node.settings_ups import UpsManager
 from node.statuses import Status
-from node.syntaxes import decodable_transfer_syntaxes, readable_sop_classes, storage_sop_classes
+from node.syntaxes import readable_sop_classes
 from node.web.app import create_app
 from node.web.permissions import ROLE_PERMISSIONS, Permission, Role
 
@@ -52,6 +52,7 @@ EXAMPLES: dict[str, Any] = {
     "web.oidc.ca": "/etc/radnode/tls/identity-provider.pem",
 }
 PEER_EXAMPLE: dict[str, Any] = {"ae_title": "PACS", "host": "pacs.example.org", "silent_after_min": 120.0}
+UPS_EXAMPLE: dict[str, Any] = {"peer": "pacs", "station": "RADNODE"}
 FHIR_EXAMPLE: dict[str, Any] = {
     "url": "https://fhir.example.org/R4",
     "token_file": "/etc/radnode/fhir-token",
@@ -100,6 +101,16 @@ STATUS_MEANINGS = {
         ),
     ),
     Status.INVALID_INSTANCE: ("C-STORE, N-CREATE, N-SET, N-ACTION", "The SOP Instance UID is empty or no UID."),
+    Status.INVALID_ARGUMENT: (
+        "N-ACTION of work items",
+        "The state asked for is none, or the AE title to tell is missing.",
+    ),
+    Status.NO_SUCH_CLASS: ("of work items", "Every work item is of the class UPS Push."),
+    Status.MISSING_VALUE: ("of work items", "An attribute that must have a value has none."),
+    Status.RESOURCE_LIMITATION: (
+        "of work items",
+        "The data set is longer than 512 KiB, the worklist is full (`ups.most_open`), or the disk is: try again later.",
+    ),
     Status.CLASS_INSTANCE_CONFLICT: ("none", "Failure Reason in commitment reports: the instance is of another class."),
     Status.MISSING_ATTRIBUTE: (
         "N-CREATE, N-ACTION",
@@ -133,7 +144,7 @@ def sections(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, st
     for name, field in model.model_fields.items():
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
             nested.append((f"{prefix}{name}", field.annotation))
-        elif name not in {"peers", "routes", "destinations"}:
+        elif name not in {"peers", "routes", "destinations", "managers"}:
             yield prefix.rstrip("."), name, field
     for name, section in nested:
         yield from sections(section, f"{name}.")
@@ -205,6 +216,14 @@ def settings_toml() -> str:
     lines += [
         "",
         "",
+        "# A worklist manager whose work items (UPS) this node performs.",
+        "#[ups.managers.ris]",
+    ]
+    for name, field in UpsManager.model_fields.items():
+        lines += ["", *_setting(name, field, UPS_EXAMPLE.get(name))]
+    lines += [
+        "",
+        "",
         "# A routing rule. The first that matches an image takes it, unless route_match is all.",
         "#[[routes]]",
     ]
@@ -268,6 +287,7 @@ def settings_tables() -> str:
         ("`[peers.NAME]`", Peer),
         ("`[hl7.destinations.NAME]`", Hl7Destination),
         ("`[fhir.destinations.NAME]`", FhirDestination),
+        ("`[ups.managers.NAME]`", UpsManager),
         ("`[[routes]]`", Route),
         ("`[routes.match]`", Match),
     ):
@@ -325,41 +345,6 @@ def _parameter(parameter: Any) -> tuple[str, str, str]:
     return name, shown, (getattr(parameter, "help", "") or "").replace("|", "\\|")
 
 
-def syntaxes() -> str:
-    """The transfer syntaxes taken by this installation, preferred first."""
-    rows = [
-        (one.name, f"`{one.uid}`", ", ".join(one.plugins) or "uncompressed") for one in decodable_transfer_syntaxes()
-    ]
-    return _table(("transfer syntax", "UID", "read by"), rows)
-
-
-def sop_classes() -> str:
-    """The storage SOP classes whose pixels a model may read, and how many others are stored."""
-    readable = readable_sop_classes()
-    rows = [(name, f"`{uid}`") for uid, name in storage_sop_classes() if uid in readable]
-    others = len(storage_sop_classes()) - len(rows)
-    return (
-        _table(("read by models", "UID"), rows)
-        + f"\nAccepted and stored, not read: the other {others} storage SOP classes.\n"
-    )
-
-
-def services() -> str:
-    """What the node provides, with every notice switched on, and what it uses."""
-    everything = Notices(ian=True, mpps=True, commitment=True)
-    rows = [
-        (one.name, one.role, f"`{one.sop_class_uid}`" if one.sop_class_uid else "see below", one.operations, one.when)
-        for one in (*provided(everything), *used())
-    ]
-    return _table(("service", "role", "SOP class", "operations", "when"), rows)
-
-
-def statuses() -> str:
-    """What is answered, and when."""
-    rows = [(f"`{int(s):#06x}`", s.name.replace("_", " ").lower(), *STATUS_MEANINGS[s]) for s in Status]
-    return _table(("status", "name", "in answer to", "when"), rows)
-
-
 def transitions() -> str:
     """The legal changes of state, as lists."""
     parts = []
@@ -413,12 +398,7 @@ def openapi() -> str:
 PARTS: dict[str, dict[str, Callable[[], str]]] = {
     "docs/configuration.md": {"settings": settings_tables},
     "docs/cli.md": {"commands": commands},
-    "docs/conformance.md": {
-        "services": services,
-        "transfer syntaxes": syntaxes,
-        "SOP classes": sop_classes,
-        "statuses": statuses,
-    },
+    "docs/conformance.md": conformance_tables.parts(STATUS_MEANINGS, readable_sop_classes()),
     "docs/models.md": {"figures": figures},
     "docs/architecture.md": {"transitions": transitions},
     "docs/web.md": {"permissions": permissions},
