@@ -255,7 +255,9 @@ def end(session: Session, performance_id: int, source: F, target: F, *, reason: 
 
     reason: names no patient; "" leaves what stands there.
     """
-    changes = {"changed_at": utcnow(), **({"reason": reason} if reason else {})}
+    changes: dict[str, object] = {"changed_at": utcnow(), **({"reason": reason} if reason else {})}
+    if target is F.COMPLETED:
+        changes["progress"] = 100
     if not move(session, Performance, [Performance.id == performance_id], source, target, **changes):
         return False
     one = session.get_one(Performance, performance_id, populate_existing=True)

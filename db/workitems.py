@@ -55,7 +55,8 @@ class NewWorkitem:
     """A work item that is pushed. data: in the DICOM JSON model, valid, with its UIDs and state.
 
     instances: SOP Instance UIDs that its input names; none means the whole study. expires_at: when it is given up where
-    its study has not come; None: never. ready: all its input is where this node gets its images from.
+    its study has not come; None: never. ready: all its input is where this node gets its images from. created_by: an AE
+    title. by: for the audit, where that is not all that is known of whoever pushes it.
     """
 
     sop_instance_uid: str
@@ -66,6 +67,7 @@ class NewWorkitem:
     instances: tuple[str, ...] = ()
     expires_at: datetime | None = None
     ready: bool = False
+    by: str = ""
 
 
 @dataclass(frozen=True)
@@ -139,7 +141,7 @@ def create(session: Session, new: NewWorkitem) -> bool:
         return False
     row_id = session.scalars(select(Workitem.id).where(Workitem.sop_instance_uid == new.sop_instance_uid)).one()
     workitem_subscriptions.of_created(session, row_id, new.sop_instance_uid, new.data)
-    _note(session, "workitem_received", new.created_by, new)
+    _note(session, "workitem_received", new.by or new.created_by, new)
     _hasten(session, new.study_instance_uid, new.priority)
     if new.ready and new.instances:
         notices.record(
@@ -160,11 +162,19 @@ def load(session: Session, sop_instance_uid: str) -> WorkitemView | None:
 
 
 def change_state(
-    session: Session, sop_instance_uid: str, target: WorkitemState, transaction_uid: str, *, actor: str, own: bool
+    session: Session,
+    sop_instance_uid: str,
+    target: WorkitemState,
+    transaction_uid: str,
+    *,
+    actor: str,
+    own: bool,
+    by: str = "",
 ) -> UpsStatus:
     """Claim an item, or end it, under its Transaction UID (PS3.4 CC.2.1).
 
     What CANCELED asks for and the item lacks is put in. actor: AE title of whoever does. own: it is this node.
+    by: for the audit, where an AE title is not all that is known of whoever does.
     """
     row = _held(session, sop_instance_uid)
     if row is None:
@@ -179,17 +189,17 @@ def change_state(
     claim = {"transaction_uid": transaction_uid, "performer": actor} if target is W.IN_PROGRESS else {}
     _turn(session, row, target, data, now, **claim)
     by_node: Event = "workitem_claimed" if target is W.IN_PROGRESS else "workitem_performed"
-    _note(session, by_node if own else "workitem_changed", actor, row, state=target.value)
+    _note(session, by_node if own else "workitem_changed", by or actor, row, state=target.value)
     return status
 
 
 def request_cancel(
-    session: Session, sop_instance_uid: str, *, requesting_ae: str, own_ae: str, information: Json
+    session: Session, sop_instance_uid: str, *, requesting_ae: str, own_ae: str, information: Json, by: str = ""
 ) -> UpsStatus:
     """Somebody asks for an item to be canceled (PS3.4 CC.2.2).
 
     One that nobody has begun is. What this node itself has begun is finished. Another performer is told, where anybody
-    is subscribed to the item. information: of the request.
+    is subscribed to the item. information: of the request. by: as in `change_state`.
     """
     row = _held(session, sop_instance_uid)
     if row is None:
@@ -209,7 +219,7 @@ def request_cancel(
         session, row.id, sop_instance_uid, EventType.CANCEL_REQUESTED, cancel_requested(requesting_ae, information)
     ):
         return UpsStatus.PERFORMER_UNREACHABLE
-    _note(session, "workitem_changed", requesting_ae, row, state=row.state.value, asked="cancel")
+    _note(session, "workitem_changed", by or requesting_ae, row, state=row.state.value, asked="cancel")
     return UpsStatus.SUCCESS
 
 

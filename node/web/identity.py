@@ -16,7 +16,7 @@ from node.web.permissions import Permission, permissions_of, permissions_of_scop
 from node.web.problems import LoginNeeded, Problem, route_of
 
 # Programs have no business on people's pages.
-_FOR_KEYS = ("/api/", "/fhir/", "/metrics")
+_FOR_KEYS = ("/api/", "/dicom-web/", "/fhir/", "/metrics")
 # Sent by pages that renew themselves: nobody is there, so the session goes on growing old.
 UNATTENDED = "x-radnode-live"
 

@@ -19,6 +19,8 @@ class Permission(StrEnum):
     WORK_RERUN = "work:rerun"  # finished studies are read again
     OPERATIONS_READ = "operations:read"  # queues, workers, peers, dead letters, the rule tester
     PEERS_ECHO = "peers:echo"  # a peer is asked whether it answers
+    WORKITEMS_READ = "workitems:read"  # Unified Procedure Steps, which name the patient
+    WORKITEMS_WRITE = "workitems:write"  # they are pushed, claimed, changed and canceled
     MODELS_READ = "models:read"  # bundles, their cards, agreement and drift
     MODELS_MANAGE = "models:manage"  # which version reads
     AUDIT_READ = "audit:read"  # what people and the node did
@@ -42,7 +44,7 @@ _RUN = frozenset({_P.METRICS_READ, _P.OPERATIONS_READ})
 ROLE_PERMISSIONS: dict[Role, frozenset[Permission]] = {
     Role.VIEWER: _CARE,
     Role.RADIOLOGIST: _CARE | {_P.READINGS_WRITE, _P.WORK_RERUN},
-    Role.PACS_ADMIN: _CARE | _RUN | {_P.WORK_RETRY, _P.WORK_RERUN, _P.PEERS_ECHO},
+    Role.PACS_ADMIN: _CARE | _RUN | {_P.WORK_RETRY, _P.WORK_RERUN, _P.PEERS_ECHO, _P.WORKITEMS_READ},
     # Sees how models fare, not whom they read.
     Role.ML_ENGINEER: _EVERYBODY | _RUN | {_P.STUDIES_READ, _P.EVENTS_READ, _P.MODELS_READ, _P.MODELS_MANAGE},
     # Looks at what people did; which patient it was stands in the study's own record.

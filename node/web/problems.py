@@ -75,7 +75,7 @@ def refusal(path: str, status: int, detail: str, headers: dict[str, str] | None 
 
 def is_for_people(request: Request) -> bool:
     """Whether a browser's page is asked for, rather than data."""
-    if request.url.path.startswith(("/api/", FHIR)) or "authorization" in request.headers:
+    if request.url.path.startswith(("/api/", "/dicom-web/", FHIR)) or "authorization" in request.headers:
         return False
     return "text/html" in request.headers.get("accept", "")
 
