@@ -18,16 +18,18 @@ from typing import Annotated
 import typer
 
 from db import deletions, listing, outbox, retention, schema
-from db.errors import ConfigError, RadnodeError
+from db.errors import ConfigError, PeerUnavailable, RadnodeError
 from db.session import Record, safe_url
 from models.runner import check_golden, visible_gpus
 from node import broker, scu, storage
 from node.broker_url import weaknesses
 from node.cli.common import EXIT_FAILED, Config, Json, out
 from node.settings import Peer, Settings, load
+from node.settings_fhir import FhirDestination
 from node.settings_hl7 import Hl7Destination
 from node.syntaxes import decodable_transfer_syntaxes, undecodable_transfer_syntaxes
 from node.worklist import query
+from node.worklist.fhir.client import Server
 from node.worklist.hl7.link import Link
 from node.worklist.matching import Key
 from workers.loaded import LoadedModels, ModelUnusable
@@ -94,6 +96,8 @@ def examine(config: Path | None, *, with_models: bool = True) -> Iterator[Findin
         yield _peer(settings, name, peer)
     for name, destination in settings.hl7.destinations.items():
         yield _hl7(settings, name, destination)
+    for name, repository in settings.fhir.destinations.items():
+        yield _fhir(settings, name, repository)
     yield from _worklist(settings)
     yield from _senders(settings)
     yield _decoders()
@@ -254,6 +258,17 @@ def _hl7(settings: Settings, name: str, to: Hl7Destination) -> Finding:
         return f"{to.host}:{to.port} takes connections{' over TLS' if to.tls else ''}"
 
     return _attempt(f"hl7 {name}", look, "Results for it wait. Let it listen for MLLP there, and this node connect.")
+
+
+def _fhir(settings: Settings, name: str, to: FhirDestination) -> Finding:
+    def look() -> str:
+        with Server(to, settings.delivery.connect_timeout_s) as server:
+            version = server.capability()
+        if not version.startswith(("4.0", "4.3")):
+            raise PeerUnavailable(f"it speaks FHIR {version}, not R4")
+        return f"{to.url} speaks FHIR {version}"
+
+    return _attempt(f"fhir {name}", look, "Results for it wait. See url, token and ca, and the server's log.")
 
 
 def _worklist(settings: Settings) -> Iterator[Finding]:

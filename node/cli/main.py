@@ -68,6 +68,7 @@ SUMMARIES = {
     "echo": "C-ECHO a peer.",
     "evaluate": "Measure a model on labelled images.",
     "federate": "Train together with other hospitals.",
+    "fhir": "FHIR R4: list what was sent to servers, and show what they get.",
     "hl7": "Messages of HL7 v2: take them, and list what was sent and taken.",
     "instances": "List every image received and what became of it.",
     "jobs": "List the work: one model on one set of images.",
@@ -85,6 +86,7 @@ SUMMARIES = {
     "ups": "Work items: Unified Procedure Steps.",
     "users": "People who may use the web side.",
     "worker": "Run the workers of this machine.",
+    "workitems": "Work items that peers have pushed to this node (UPS): list, and show one.",
 }
 # Parts of `serve`, callable on their own by a service manager.
 INTERNAL = {"listener", "keeper", "web"}

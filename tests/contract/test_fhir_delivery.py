@@ -20,7 +20,6 @@ from node.settings import Delivery as DeliverySettings
 from node.settings import Settings
 from node.settings_fhir import Fhir, FhirDestination
 from node.web.metrics import render
-from node.worklist.fhir.client import retry_after_s
 from tests.support import records
 from tests.support.certificates import authority
 from tests.support.fhir_server import HANG_UP, FhirServer, Say
@@ -395,12 +394,3 @@ def test_sending_cut_short_is_tried_again_and_then_given_up(record: Record, tmp_
         hand_back(mine, "repository", "it took too long")
         seen.append(states(record)[0])
     assert seen == ["PENDING"] * 4 + ["DEAD"]
-
-
-def test_retry_after_is_seconds_or_a_date_and_bounded() -> None:
-    now = datetime(2026, 3, 1, 12, tzinfo=UTC)
-    assert retry_after_s("120") == 120
-    assert retry_after_s("9" * 400) == 86400
-    assert retry_after_s("Sun, 01 Mar 2026 12:00:30 GMT", now) == 30
-    assert retry_after_s("Sun, 01 Mar 2020 12:00:30 GMT", now) == 0
-    assert retry_after_s("soon") == retry_after_s("") == retry_after_s("-5") == 0

@@ -33,10 +33,18 @@ class FhirServer:
     `sent` is a queue of (headers, transaction) in the order of their coming, `held` what was put, by "Type/id".
     """
 
-    def __init__(self, answers: Sequence[Say | str] = (), *, tls: ssl.SSLContext | None = None, port: int = 0) -> None:
+    def __init__(
+        self,
+        answers: Sequence[Say | str] = (),
+        *,
+        tls: ssl.SSLContext | None = None,
+        port: int = 0,
+        version: str = "4.0.1",
+    ) -> None:
         self.sent: Queue[tuple[dict[str, str], Any]] = Queue()
         self.held: dict[str, Any] = {}
         self.answers = list(answers)
+        self.version = version
         self._tls = tls
         self._server = ThreadingHTTPServer(("127.0.0.1", port), self._handler())
         if tls is not None:
@@ -82,7 +90,7 @@ class FhirServer:
             protocol_version = "HTTP/1.1"
 
             def do_GET(self) -> None:
-                self._say(Say(200, body={"resourceType": "CapabilityStatement", "fhirVersion": "4.0.1"}))
+                self._say(Say(200, body={"resourceType": "CapabilityStatement", "fhirVersion": peer.version}))
 
             def do_POST(self) -> None:
                 bundle = json.loads(self.rfile.read(int(self.headers["Content-Length"])))

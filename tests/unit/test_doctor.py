@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from db.session import Record
+from tests.support.fhir_server import FhirServer
 from tests.support.worklists import wlmscpfs
 from workers.doctor import Finding, Grade, examine
 
@@ -177,3 +178,15 @@ def test_it_says_which_hl7_destination_takes_no_connections(tmp_path: Path, take
     assert found["hl7 ris"].grade is Grade.OK
     assert found["hl7 lis"].grade is Grade.FAIL
     assert "Results for it wait" in found["hl7 lis"].remedy
+
+
+def test_it_says_which_fhir_server_speaks_r4(tmp_path: Path) -> None:
+    table = '[fhir.destinations.{}]\nurl = "{}"\n'
+    with FhirServer() as r4, FhirServer(version="5.0.0") as r5:
+        away = f"http://127.0.0.1:{closed_port()}/R4"
+        found = findings(
+            write(tmp_path, table.format("r4", r4.url) + table.format("r5", r5.url) + table.format("x", away))
+        )
+    assert (found["fhir r4"].grade, found["fhir r4"].detail) == (Grade.OK, f"{r4.url} speaks FHIR 4.0.1")
+    assert (found["fhir r5"].grade, found["fhir x"].grade) == (Grade.FAIL, Grade.FAIL)
+    assert "not R4" in found["fhir r5"].detail

@@ -42,7 +42,7 @@ def exact(value: str) -> str:
 def coding(code: tuple[str, str, str]) -> Json:
     """code: (value, meaning, scheme)."""
     value, meaning, scheme = code
-    system = _SYSTEMS.get(scheme) or f"urn:radnode:coding-scheme:{quote(scheme, safe='')}"
+    system = _SYSTEMS.get(scheme) or f"urn:radnode:coding-scheme:{quote(scheme, safe='', errors='replace')}"
     return {"system": system, "code": text(value), "display": text(meaning)}
 
 
