@@ -11,6 +11,7 @@ from pynetdicom import AllStoragePresentationContexts
 from pynetdicom.presentation import PresentationContext, build_context
 
 from node.commitment import COMMITMENT_CLASS
+from node.lean import is_decodable
 
 _OFFERED = (
     "1.2.840.10008.1.2.1",
@@ -80,6 +81,12 @@ def decodable_transfer_syntaxes() -> tuple[DecodableSyntax, ...]:
     return tuple(found)
 
 
+@cache
+def accepted_transfer_syntaxes() -> tuple[str, ...]:
+    """The UIDs of `decodable_transfer_syntaxes`, for a process that has no decoder loaded."""
+    return tuple(uid for uid in _OFFERED if is_decodable(uid))
+
+
 def undecodable_transfer_syntaxes() -> tuple[str, ...]:
     """The UIDs of those that would be offered, were their decoder installed."""
     return tuple(uid for uid in _OFFERED if uid not in {found.uid for found in decodable_transfer_syntaxes()})
@@ -114,7 +121,7 @@ def supported_contexts(
         manager_events: reports of managers on work items that this node performs; they come with the roles reversed.
         workitems: pushing work items to this node, and watching them.
     """
-    syntaxes = [syntax.uid for syntax in decodable_transfer_syntaxes()]
+    syntaxes = list(accepted_transfer_syntaxes())
     reports = build_context(COMMITMENT_CLASS, list(_PLAIN))
     # From the requestor's side: with the first it asks, with the second it reports.
     reports.scu_role, reports.scp_role = commitment, True

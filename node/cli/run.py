@@ -8,7 +8,7 @@ from types import FrameType
 
 import typer
 
-from node import logs, supervisor
+from node import lean, logs, supervisor
 from node.audit import activity
 from node.cli.common import Config, open_record
 from node.processes import report_ready
@@ -29,7 +29,8 @@ def serve(config: Config = None) -> None:
 @listener_app.command()
 def listener(config: Config = None) -> None:
     """Receive studies."""
-    from node import listener as node_listener  # noqa: PLC0415 - `serve` needs it not, and is quicker without
+    lean.keep_decoders_out()
+    from node import listener as node_listener  # noqa: PLC0415 - after that; `serve` is quicker without
 
     with open_record(config) as (settings, record):
         logs.configure(settings)

@@ -9,8 +9,7 @@ from pathlib import Path
 
 from db import schema
 from db.session import Record
-from node import logs
-from node.listener import run_listener
+from node import lean, logs
 from node.settings import load
 
 
@@ -20,6 +19,9 @@ def _say_ready() -> None:
 
 
 def main() -> None:
+    lean.keep_decoders_out()
+    from node.listener import run_listener  # noqa: PLC0415 - after that, as `radnode listener` does it
+
     settings = load(Path(sys.argv[1]))
     logs.configure(settings)
     record = Record(settings.record_url)

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from node.syntaxes import decodable_transfer_syntaxes, readable_sop_classes, storage_sop_classes
+import subprocess
+import sys
+
+from node.syntaxes import (
+    accepted_transfer_syntaxes,
+    decodable_transfer_syntaxes,
+    readable_sop_classes,
+    storage_sop_classes,
+)
 
 REPORT, KEY_OBJECTS, PRESENTATION, SEGMENTATION = (
     "1.2.840.10008.5.1.4.1.1.88.34",
@@ -20,6 +28,17 @@ def test_all_installed_decoders_are_offered_native_first() -> None:
     assert "gdcm" in found["1.2.840.10008.1.2.4.70"]
     assert "pylibjpeg" in found["1.2.840.10008.1.2.4.201"]
     assert all(syntax.name and syntax.name != syntax.uid for syntax in decodable_transfer_syntaxes())
+
+
+def test_what_a_listener_takes_without_loading_a_decoder_is_what_decoders_can_read() -> None:
+    assert accepted_transfer_syntaxes() == tuple(syntax.uid for syntax in decodable_transfer_syntaxes())
+    asked = (
+        "from node import lean; lean.keep_decoders_out(); import node.listener, sys; from node import syntaxes\n"
+        "loaded = [name for name in ('numpy', 'gdcm', 'PIL') if sys.modules.get(name) is not None]\n"
+        "print(*syntaxes.accepted_transfer_syntaxes(), loaded, sep='\\n')"
+    )
+    told = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, check=True).stdout
+    assert told.split("\n")[:-1] == [*accepted_transfer_syntaxes(), "[]"]
 
 
 def test_no_copyleft_decoder_takes_part() -> None:
