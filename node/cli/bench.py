@@ -27,7 +27,7 @@ def bench() -> None:
 @app.command(context_settings=_AS_THEY_COME)
 def ingest(context: typer.Context) -> None:
     """Receiving, beside Orthanc, DCMTK and pynetdicom."""
-    _run("bench.receive", context.args)
+    _run("bench.compare", context.args)
 
 
 @app.command(context_settings=_AS_THEY_COME)

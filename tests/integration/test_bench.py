@@ -1,0 +1,30 @@
+"""The benchmarks run to their end and say what they measured; how much it is depends on the machine."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.e2e
+
+
+def test_receivers_are_compared_side_by_side(tmp_path: Path) -> None:
+    figures = tmp_path / "receive.json"
+    command = [sys.executable, "-m", "node.cli.main", "bench", "ingest", "--rounds", "1", "--ct", "2", "--cr", "1"]
+    command += ["--only", "radnode", "--only", "storescp", "--json", str(figures)]
+    told = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+    document = json.loads(figures.read_text())
+    rows = {(row["case"], row["receiver"]): row for row in document["summary"]}
+    assert set(rows) == {
+        (f"{kind} x{n}", who) for kind in ("CT", "CR") for n in (1, 4) for who in ("radnode", "storescp")
+    }
+    for row in rows.values():
+        assert row["images_per_s"] > 0
+        assert row["p50_ms"] <= row["p95_ms"] <= row["p99_ms"]
+        assert f"{row['images_per_s']:.1f}" in told
+    assert rows["CR x4", "storescp"]["to_storescp"] == 1.0
+    assert len(document["measured"]) == 8
