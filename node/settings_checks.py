@@ -40,8 +40,9 @@ def require_names(settings: Settings) -> None:
         if peer and peer not in settings.peers:
             raise ValueError(f"{section}.peer is {peer}, which no [peers.…] entry names")
     for name, manager in settings.ups.managers.items():
-        if manager.peer not in settings.peers:
-            raise ValueError(f"ups.managers.{name}.peer is {manager.peer}, which no [peers.…] entry names")
+        unnamed = {manager.peer, manager.retrieve_from} - {"", *settings.peers}
+        if unnamed:
+            raise ValueError(f"ups.managers.{name} names {', '.join(sorted(unnamed))}, which no [peers.…] entry does")
 
 
 def require_guarded(settings: Settings) -> None:

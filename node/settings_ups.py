@@ -41,6 +41,14 @@ class UpsManager(Section):
         "listener.",
     )
     timeout_s: float = Field(10.0, gt=0, description="Seconds to wait for the manager to connect, and to answer.")
+    retrieve_from: str = Field(
+        "",
+        description="Name of the peer that is asked by C-MOVE to send the images of a claimed work item to this node; "
+        "empty asks nobody, so that they come by the peer's own rules.",
+    )
+    retrieve_after_s: float = Field(
+        10.0, ge=0, description="Seconds for which they may come by themselves before they are asked for."
+    )
     images_for_s: float = Field(
         3600.0, gt=0, description="Seconds after which a claimed work item is canceled whose images have not come."
     )

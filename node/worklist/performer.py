@@ -28,6 +28,7 @@ from node.commitment import MALFORMED
 from node.scu import PeerRefused
 from node.settings import Settings
 from node.worklist import managers, work_items
+from node.worklist.fetching import Fetcher
 from node.worklist.managers import NotFinal, NotOurs, Taken, Talk
 from node.worklist.performing import Step, judge
 from node.worklist.work_items import NotPerformable
@@ -52,6 +53,8 @@ class Performer:
         self.name = name
         self.manager = settings.ups.managers[name]
         self.peer = settings.peers[self.manager.peer]
+        source = settings.peers.get(self.manager.retrieve_from)
+        self._fetcher = Fetcher(settings, source, self.manager.retrieve_after_s)
         self._poll_at = 0.0
         self._failures = 0
         # Row id -> when the manager is asked again whether it is in progress still.
@@ -172,8 +175,10 @@ class Performer:
                     discontinuation=step.discontinuation,
                     outputs=step.outputs,
                 )
-            self._check_at.pop(one.id, None)
+            self._leave(one)
             return
+        if step.missing:
+            self._fetcher.ask(one.new.study_instance_uid)
         if work is not None and JobState.QUEUED in work.jobs:
             with self.record.write() as session:
                 orders.pull_forward(session, work.id, one.new.priority)
@@ -237,7 +242,7 @@ class Performer:
     def _over(self, one: DuePerformance, target: F, reason: str) -> None:
         with self.record.write() as session:
             ended = performances.end(session, one.id, one.state, target, reason=reason)
-        self._check_at.pop(one.id, None)
+        self._leave(one)
         if ended:
             tell = log.error if target is F.GIVEN_UP else log.info
             tell(
@@ -247,6 +252,10 @@ class Performer:
                 state=target.value,
                 reason=reason or one.reason,
             )
+
+    def _leave(self, one: DuePerformance) -> None:
+        self._check_at.pop(one.id, None)
+        self._fetcher.here(one.new.study_instance_uid)
 
     def _again(self, one: DuePerformance, reason: str) -> None:
         """Later each time, until the manager has had its time."""

@@ -31,6 +31,7 @@ _IMAGES_HERE, _ALL_READ = 10, 90
 class Step:
     """What to do next. target: HELD waits, with `progress` in percent; COMPLETING and CANCELING end it.
 
+    missing: it waits for images that are not here.
     reason: for people at both ends; names no patient.
     """
 
@@ -39,6 +40,7 @@ class Step:
     progress: int = 0
     discontinuation: Code | None = None
     outputs: tuple[Output, ...] = ()
+    missing: bool = False
 
 
 def judge(
@@ -56,7 +58,7 @@ def judge(
     if work is None or work.here < max(1, len(held.new.instances)):
         if now >= images_until:
             return _cancel(f"its images did not come within {manager.images_for_s:g} s", INCOMPLETE)
-        return Step(F.HELD, "waiting for its images")
+        return Step(F.HELD, "waiting for its images", missing=True)
     if held.new.patient_id and work.patient_ids and held.new.patient_id not in work.patient_ids:
         return _cancel("its images are of another Patient ID than the work item", WRONG_ENTRY)
     step = _work(work, destinations)

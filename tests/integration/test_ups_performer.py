@@ -24,6 +24,7 @@ from node.settings_ups import UpsManager as ManagerSettings
 from node.worklist.performer import Performer
 from tests.support import records
 from tests.support.listening import running
+from tests.support.processes import eventually
 from tests.support.records import STUDY, image
 from tests.support.ups_manager import UpsManager, code, ups_manager, work_item
 
@@ -323,3 +324,17 @@ def test_a_request_to_cancel_reaches_the_listener(tmp_path: Path, manager: UpsMa
         assert manager.ask_to_cancel(item, listener.port) == 0x0000
         assert rows(listener.record)[0].cancel_asked_at is not None
         assert manager.ask_to_cancel(unknown, listener.port) == 0x0112
+
+
+def test_images_that_do_not_come_by_themselves_are_asked_for_once(
+    record: Record, manager: UpsManager, tmp_path: Path
+) -> None:
+    manager.schedule(work_item(STUDY, FIRST))
+    node = performer(record, manager.port, tmp_path, retrieve_from="ris", retrieve_after_s=0.0)
+    for _ in range(3):
+        steps(node, record, 1)
+    eventually("it is asked for", lambda: manager.moves)
+    assert manager.moves == [(STUDY, "RADNODE")]
+    read_and_sent(record)
+    steps(node, record, 2)
+    assert states(record) == [F.COMPLETED]

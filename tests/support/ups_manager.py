@@ -22,6 +22,7 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined]
 from tests.support.processes import free_port
 
 STATION = "RADNODE"
+_MOVE = "1.2.840.10008.5.1.4.1.2.2.2"
 _FINAL = ("COMPLETED", "CANCELED")
 _PERFORMED = (
     "PerformedStationNameCodeSequence",
@@ -69,7 +70,8 @@ class UpsManager:
     """items: by UID, as they are now. owners: their transaction UIDs. asked: operations that were judged, by name.
 
     lose: names of operations that are carried out and whose answer is lost with the association, once each. refuse:
-    statuses to answer operations with, instead of carrying them out. may_answer: whether it answers at all.
+    statuses to answer operations with, instead of carrying them out. moves: (study, AE title) it was asked to send by
+    C-MOVE, which it says that it has. may_answer: whether it answers at all.
     """
 
     port: int
@@ -80,6 +82,7 @@ class UpsManager:
     refuse: dict[str, list[int]] = field(default_factory=dict)
     subscribers: dict[str, str] = field(default_factory=dict)
     progress: list[float] = field(default_factory=list)
+    moves: list[tuple[str, str]] = field(default_factory=list)
     may_answer: threading.Event = field(default_factory=threading.Event)
 
     def __post_init__(self) -> None:
@@ -102,6 +105,11 @@ class UpsManager:
         for item in list(self.items.values()):
             if item.ProcedureStepState == "SCHEDULED":
                 yield 0xFF00, item
+
+    def move(self, event: evt.Event) -> Iterator[tuple[str, int] | int]:
+        self.moves.append((str(event.identifier.StudyInstanceUID), str(event.move_destination)))
+        yield "127.0.0.1", self.port
+        yield 0
 
     def get(self, event: evt.Event) -> tuple[int, Dataset | None]:
         self.asked["get"] += 1
@@ -203,13 +211,14 @@ def ups_manager() -> Iterator[UpsManager]:
     """Run one."""
     manager = UpsManager(free_port())
     entity = AE("MANAGER")
-    for sop_class in (UnifiedProcedureStepPull, UnifiedProcedureStepWatch):
+    for sop_class in (UnifiedProcedureStepPull, UnifiedProcedureStepWatch, _MOVE):
         entity.add_supported_context(sop_class)
     handlers: list[Any] = [
         (evt.EVT_C_FIND, manager.find),
         (evt.EVT_N_ACTION, manager.act),
         (evt.EVT_N_SET, manager.set),
         (evt.EVT_N_GET, manager.get),
+        (evt.EVT_C_MOVE, manager.move),
     ]
     server = entity.start_server(("127.0.0.1", manager.port), block=False, evt_handlers=handlers)
     try:
