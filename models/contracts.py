@@ -175,12 +175,14 @@ class Reading:
     point.
 
     slices: of a series, those that were read, in its order; their weights add up to 1. () for single images.
+    compared: an earlier image of the patient was read beside it.
     """
 
     findings: tuple[Finding, ...]
     explanations: tuple[Explanation, ...] = ()
     notes: tuple[str, ...] = ()
     slices: tuple[SliceWeight, ...] = ()
+    compared: bool = False
 
 
 @dataclass(frozen=True)

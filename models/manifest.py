@@ -71,7 +71,7 @@ class Architecture(Part):
 
 class BundleFile(Part):
     path: Annotated[str, AfterValidator(_inside)]
-    role: Literal["weights", "golden", "card", "notice", "report", "ood"]
+    role: Literal["weights", "golden", "card", "notice", "report", "ood", "prior"]
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
@@ -131,6 +131,21 @@ class SeriesRules(Part):
     max_missing: Probability = 0.0
     max_spacing_mm: float | None = Field(default=None, gt=0)
     position_required: bool = True
+
+
+class PriorRules(Part):
+    """Which earlier studies of the patient a model reads beside an image; see `models.comparison`. The file with role
+    prior says how they weigh.
+
+    max: studies to fetch, the latest first; the first image among them that the admission rules let pass is read.
+    modality, body_part: any of these, of Modality and Body Part Examined; () takes any. within_days: before the day of
+    the study.
+    """
+
+    max: int = Field(default=1, ge=1, le=5)
+    modality: tuple[Annotated[str, Field(pattern=r"^[A-Z]{1,16}$")], ...] = ()
+    body_part: tuple[Annotated[str, Field(pattern=r"^[A-Z0-9 _]{1,16}$")], ...] = ()
+    within_days: int = Field(ge=1, le=36525)
 
 
 class Platt(Part):
@@ -212,7 +227,7 @@ class Manifest(Part):
     """The whole of `model.json`. Unknown keys are refused.
 
     exclusive: exactly one label holds for an image, so that their probabilities add up to one (softmax).
-    series: for models of slices, and only for them.
+    series: for models of slices, and only for them. priors: for models that compare with earlier studies.
     """
 
     schema_: Literal["radnode.bundle/1"] = Field(alias="schema")
@@ -235,6 +250,7 @@ class Manifest(Part):
     exclusive: bool = False
     admission: AdmissionRules
     series: SeriesRules | None = None
+    priors: PriorRules | None = None
     preprocessing: Steps
     calibration: Calibration | None
     operating_points: tuple[OperatingPoint, ...]
@@ -267,6 +283,8 @@ class Manifest(Part):
             raise ValueError("a head that is not gap_dense needs the keras runtime, for its gradient")
         if (self.series is None) != (self.architecture.slices is None):
             raise ValueError("series belongs to an architecture with slices, and to no other")
+        if self.priors is not None and (self.architecture.head != "gap_dense" or self.series is not None):
+            raise ValueError("priors are weighed beside a gap_dense head of single images, and no other")
         return self
 
     @model_validator(mode="after")
@@ -276,6 +294,8 @@ class Manifest(Part):
             raise ValueError("the files must hold exactly one with role weights and one with role golden")
         if roles.count("ood") != (0 if self.ood is None else 1):
             raise ValueError("a file with role ood and the section ood come together, one each")
+        if roles.count("prior") != (0 if self.priors is None else 1):
+            raise ValueError("a file with role prior and the section priors come together, one each")
         if len(set(paths)) != len(paths) or MANIFEST in paths:
             raise ValueError(f"every file is listed once, and {MANIFEST} is not")
         return self

@@ -9,6 +9,7 @@ import numpy as np
 
 from models import explain
 from models.calibration import presence, probabilities
+from models.comparison import comparison_of
 from models.contracts import (
     CodedConcept,
     Finding,
@@ -31,14 +32,21 @@ SliceReader = Callable[[int], GreyImage]
 """The slice at a place of a series in its order, counted from 0; asked for one at a time, and once."""
 
 
-def read_image(bundle: Bundle, runner: Runner, image: GreyImage) -> Reading:
+def read_image(bundle: Bundle, runner: Runner, image: GreyImage, prior: GreyImage | None = None) -> Reading:
     """All findings of one image; maps only for labels above their operating point.
 
+    prior: an earlier image of the same patient, for bundles that compare (`models.comparison`); others leave it out.
     Raises PreprocessError where the image cannot become the model's input, NoReadingError where the network gives no
     finite number, NotInDistribution where the image is unlike those the model was made for.
     """
     prepared = prepare(bundle.manifest.preprocessing, image)
     forward = runner.run(prepared.input.array[np.newaxis])
+    notes = prepared.notes
+    comparison = comparison_of(bundle)
+    earlier = None
+    if comparison is not None:
+        earlier, more = _earlier(bundle, runner, prior)
+        forward, notes = comparison.of(forward, earlier), (*notes, *more)
     findings = _judged(bundle, forward, "image")
     present = _present(findings)
     maps = maps_of(forward, runner.head, present) if present else ()
@@ -46,7 +54,21 @@ def read_image(bundle: Bundle, runner: Runner, image: GreyImage) -> Reading:
         explain.explanation(findings[label].key, grid, prepared.input.placement)
         for label, grid in zip(present, maps, strict=True)
     )
-    return Reading(findings, explanations, prepared.notes)
+    return Reading(findings, explanations, notes, compared=earlier is not None)
+
+
+def _earlier(bundle: Bundle, runner: Runner, prior: GreyImage | None) -> tuple[Forward | None, tuple[str, ...]]:
+    """The pass over a prior, and notes on it; None where there is none, or it cannot become the model's input."""
+    if prior is None:
+        return None, ()
+    try:
+        prepared = prepare(bundle.manifest.preprocessing, prior)
+    except PreprocessError as error:
+        return None, (f"the prior was not read: {error}",)
+    forward = runner.run(prepared.input.array[np.newaxis])
+    if not np.isfinite(forward.features).all():
+        return None, ("the prior was not read: the network gave no finite number for it",)
+    return forward, tuple(f"prior: {note}" for note in prepared.notes)
 
 
 def read_series(bundle: Bundle, runner: Runner, count: int, slice_at: SliceReader) -> Reading:

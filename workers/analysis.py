@@ -23,6 +23,7 @@ from node.header import facts as facts_of
 from node.settings import Work
 from workers.loaded import Loaded
 from workers.pixels import Limits, PixelError, Poison, drawn_uint8
+from workers.priors import Companion, Priors
 from workers.results import SourceResult
 from workers.sandbox import Examined, JobFiles, Terms
 from workers.series import ImageOutcome, Member, read_one_series, series_of
@@ -62,21 +63,28 @@ class Analysis:
 
 
 def analyse(
-    model: Loaded, sources: Sequence[SourceInput], files: JobFiles, progress: Callable[[], None] = lambda: None
+    model: Loaded,
+    sources: Sequence[SourceInput],
+    files: JobFiles,
+    progress: Callable[[], None] = lambda: None,
+    priors: Priors | None = None,
 ) -> Analysis:
     """Read every image, or for a model of slices every series, or say why not.
 
     files: through which every file is read, in processes of their own.
     progress: called before each image is decoded; what it raises (a lost lease) ends the work.
+    priors: of the patient, for a model that compares.
     Raises OSError where a stored file cannot be opened, DecoderUnavailable where none can be read now, and HeaderError
     or Poison for a file whose header cannot be read and of which nothing else is known.
     """
     if model.bundle.manifest.series is not None:
         return _analyse_series(model, sources, files, progress)
     read = []
+    rules = model.bundle.manifest.priors
+    companion = None if rules is None or priors is None else Companion(model, priors, files)
     for source in sources:
         progress()
-        read.append(_read_one(model, source, files))
+        read.append(_read_one(model, source, files, companion))
     images = tuple(ImageOutcome(one.reading is not None, one.reason) for one in read)
     return Analysis(tuple(read), images, any(one.read for one in images), _reason(read, "images"))
 
@@ -107,7 +115,7 @@ def _reason(results: Sequence[SourceResult], what: str) -> str:
     return f"{len(refused)} of {len(results)} {what} were not analysed: {'; '.join(dict.fromkeys(refused))}"
 
 
-def _read_one(model: Loaded, source: SourceInput, files: JobFiles) -> SourceResult:
+def _read_one(model: Loaded, source: SourceInput, files: JobFiles, companion: Companion | None) -> SourceResult:
     examined, unreadable = _examine(source, lambda: files.examine(source.path))
     known, header = examined.header, examined.dataset
     if unreadable:
@@ -115,14 +123,20 @@ def _read_one(model: Loaded, source: SourceInput, files: JobFiles) -> SourceResu
     admission = admit(model.bundle.manifest.admission, _facts(known, source))
     if not admission.admitted:
         return SourceResult(header, None, admission.reason, None)
+    prior, alone = (None, "") if companion is None else companion.beside(known)
     try:
         image = files.grey(source.path)
-        reading: Reading = read_image(model.bundle, model.runner, image)
+        reading: Reading = read_image(model.bundle, model.runner, image, None if prior is None else prior.image)
     except (PixelError, PreprocessError, NoReadingError, UnreadableError) as error:
         log.warning("image_not_analysed", sop_instance_uid=known.sop_instance_uid, reason=str(error))
         return SourceResult(header, None, str(error), None)
     picture = drawn_uint8(image) if reading.explanations else None
-    return SourceResult(header, reading, "", picture)
+    result = SourceResult(header, reading, "", picture)
+    if companion is None:
+        return result
+    if prior is None or not reading.compared:
+        return replace(result, without_prior=alone or "it cannot become the model's input")
+    return replace(result, prior=prior.header)
 
 
 @contextmanager

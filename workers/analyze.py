@@ -20,10 +20,10 @@ from node.uids import valid_uid
 from node.version import VERSION
 from workers.analysis import SourceInput, analyse, limits_for, terms_for
 from workers.loaded import Loaded, LoadedModels
-from workers.pipeline import summary_of
 from workers.pixels import Poison
 from workers.results import Provenance, ResultObject, build_results, readable_html
 from workers.sandbox import Decoders, Examined, JobFiles
+from workers.summaries import summary_of
 
 RESULT_FILE = "result.json"
 NOTICE = "Research use. Not a medical device; AI-generated, preliminary, not verified by a physician."

@@ -33,8 +33,10 @@ from node.version import VERSION
 from workers.analysis import Analysis, SourceInput, analyse, limits_for
 from workers.backoff import backoff_s
 from workers.loaded import Loaded, LoadedModels
-from workers.results import Provenance, ResultObject, SourceResult, build_results
+from workers.priors import Priors, await_priors
+from workers.results import Provenance, ResultObject, build_results
 from workers.sandbox import Decoders, JobFiles
+from workers.summaries import model_summary, summary_of
 
 log = structlog.get_logger(__name__)
 
@@ -120,9 +122,14 @@ def hand_back_unfinished(worker: Worker, job_id: str, reason: str) -> None:
 
 def _carry_out(worker: Worker, job: ClaimedJob) -> None:
     model = worker.models.get(job.model)
+    rules, priors = model.bundle.manifest.priors, None
+    if rules is not None:
+        priors = await_priors(worker.settings, worker.record, job, rules)
+        if priors is None:
+            return
     files = JobFiles(worker.decoders, limits_for(worker.settings.work))
     with _heartbeat(worker, job) as beat:
-        analysis = _analyse(worker, job, model, files, beat.check)
+        analysis = _analyse(worker, job, model, files, beat.check, priors)
         if files.poisoned and not analysis.analysed:
             raise PoisonStudy(f"no image of it could be read: {analysis.reason}; see `radnode parked`")
         provenance = provenance_of(worker.settings, job, model.bundle.identity)
@@ -140,7 +147,7 @@ def _carry_out(worker: Worker, job: ClaimedJob) -> None:
         model_digest=model.bundle.identity.bundle_digest,
         summary={
             "images": [summary_of(source) for source in analysis.sources],
-            "model": _model_summary(model.bundle.identity),
+            "model": model_summary(model.bundle.identity),
         },
         results=results,
         instances=_instance_outcomes(job, analysis),
@@ -153,10 +160,10 @@ def _carry_out(worker: Worker, job: ClaimedJob) -> None:
         jobs.finish(session, job.id, worker.owner, outcome)
     bell.ring(worker.settings.data_dir, bell.RELAY)
     log.info("job_finished", analysed=analysis.analysed, results=len(results), destinations=len(names))
-    _read_in_shadow(worker, job, files, beat)
+    _read_in_shadow(worker, job, files, beat, priors)
 
 
-def _read_in_shadow(worker: Worker, job: ClaimedJob, files: JobFiles, beat: _Beat) -> None:
+def _read_in_shadow(worker: Worker, job: ClaimedJob, files: JobFiles, beat: _Beat, priors: Priors | None) -> None:
     """Have the version in the shadow, where there is one, read the same images; keep what it says, and send nothing.
 
     The job is over and its results are on their way, so whatever happens here harms neither.
@@ -168,7 +175,7 @@ def _read_in_shadow(worker: Worker, job: ClaimedJob, files: JobFiles, beat: _Bea
         said = {
             "version": candidate.version,
             "digest": candidate.digest,
-            **_shadow_summary(worker, job, files, candidate, beat),
+            **_shadow_summary(worker, job, files, candidate, beat, priors),
         }
         with worker.record.write() as session:
             jobs.note_shadow(session, job.id, said)
@@ -176,11 +183,11 @@ def _read_in_shadow(worker: Worker, job: ClaimedJob, files: JobFiles, beat: _Bea
         log.warning("shadow_not_recorded", reason=str(error))
 
 
-def _shadow_summary(
-    worker: Worker, job: ClaimedJob, files: JobFiles, candidate: ModelVersionView, beat: _Beat
+def _shadow_summary(  # noqa: PLR0917 - one of each
+    worker: Worker, job: ClaimedJob, files: JobFiles, candidate: ModelVersionView, beat: _Beat, priors: Priors | None
 ) -> dict[str, Any]:
     try:
-        analysis = _analyse(worker, job, worker.models.installed(candidate), files, beat.check)
+        analysis = _analyse(worker, job, worker.models.installed(candidate), files, beat.check, priors)
     except Exception as error:  # a candidate may fail in any way; that it did is what is recorded
         known = isinstance(error, RadnodeError | ModelError)
         log.warning("shadow_failed", version=candidate.version, exc_info=not known)
@@ -193,11 +200,18 @@ def _shadow_summary(
     return {"analysed": analysis.analysed, "reason": analysis.reason, "images": images}
 
 
-def _analyse(worker: Worker, job: ClaimedJob, model: Loaded, files: JobFiles, progress: Callable[[], None]) -> Analysis:
+def _analyse(  # noqa: PLR0917 - one of each
+    worker: Worker,
+    job: ClaimedJob,
+    model: Loaded,
+    files: JobFiles,
+    progress: Callable[[], None],
+    priors: Priors | None,
+) -> Analysis:
     folder = worker.settings.data_dir
     sources = [SourceInput(folder / s.path, s.facts, s.calling_ae, _as_recorded(job, s)) for s in job.sources]
     try:
-        return analyse(model, sources, files, progress)
+        return analyse(model, sources, files, progress, priors)
     except FileNotFoundError as error:
         raise SourceGone(
             f"a stored image of study {job.study_instance_uid} is gone from {folder}; restore it, then `radnode retry`"
@@ -253,49 +267,6 @@ def takes_key_objects(settings: Settings, destination: str) -> bool:
     """Whether a destination is to get a key object selection of what was found."""
     peer = settings.peers.get(destination)
     return peer is not None and peer.key_objects
-
-
-def summary_of(source: SourceResult) -> dict[str, Any]:
-    """The outcome of one image, or of one series, for the record and for scripts; nothing of the patient."""
-    reading = source.reading
-    named = {"sop_instance_uid": str(source.header.get("SOPInstanceUID", "")), **_series_summary(source)}
-    if reading is None:
-        return {**named, "analysed": False, "reason": source.reason}
-    findings = [
-        {
-            "label": finding.key,
-            "code": [finding.code.value, finding.code.scheme, finding.code.meaning],
-            "presence": finding.presence.value,
-            "probability": round(finding.probability, 4),
-            "threshold": finding.threshold,
-            "priority": finding.priority.value,
-        }
-        for finding in reading.findings
-    ]
-    return {**named, "analysed": True, "findings": findings, "notes": list(reading.notes)}
-
-
-def _model_summary(model: ModelIdentity) -> dict[str, str]:
-    """What tells the model from any other, beside its version and the bundle's digest, which the job holds."""
-    return {"name": model.name, "manufacturer": model.manufacturer, "weights_sha256": model.weights_digest}
-
-
-def _series_summary(source: SourceResult) -> dict[str, Any]:
-    """Which slices were read, and the one that ``sop_instance_uid`` names; empty for single images."""
-    series = source.series
-    if series is None:
-        return {}
-    slices = [
-        {
-            "slice": one.number,
-            "sop_instance_uid": str(one.header.get("SOPInstanceUID", "")),
-            "frame": one.frame,
-            "weight": round(one.weight, 4),
-        }
-        for one in series.slices
-    ]
-    uid = str(source.header.get("SeriesInstanceUID", ""))
-    return {"series_instance_uid": uid, "series_slices": series.count, "key_slice": series.key, "slices": slices}
 
 
 def _instance_outcomes(job: ClaimedJob, analysis: Analysis) -> tuple[InstanceOutcome, ...]:

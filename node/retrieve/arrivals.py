@@ -1,7 +1,8 @@
 """Images that a peer sends to the listener because this node asked it to by C-MOVE: of priors, they are set apart.
 
-They are known by the move originator of their C-STORE, which is this node (or the peer itself, which some name instead),
-and by their study, which is on record as asked for. They never become images of this node's: nothing routes them, no model reads them by themselves.
+They are known by the move originator of their C-STORE, which is this node (or the peer itself: some archives name
+themselves), and by their study, which is on record as asked for. They never become images of this node's: nothing
+routes them, and no model reads them by themselves.
 """
 
 from __future__ import annotations

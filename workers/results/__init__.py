@@ -90,7 +90,9 @@ def part_of(result: SourceResult, provenance: Provenance) -> Part:
     shown = [f for f in reading.findings if f.presence is Presence.PRESENT and explanation_of(reading, f) is not None]
     if shown and result.picture is None:
         raise ValueError(f"the source {source.sop_instance_uid} has maps but no picture to draw them on")
-    part = Part(source, result, {f.key: picture_ref(source, f, provenance) for f in shown}, evidence)
+    pictures = {f.key: picture_ref(source, f, provenance) for f in shown}
+    prior = None if result.prior is None else read_source(result.prior)
+    part = Part(source, result, pictures, evidence, prior)
     if min(part.shape) < 1:
         raise UnreadableError(f"the source {source.sop_instance_uid} was read but has no rows and columns")
     return part

@@ -95,6 +95,8 @@ class SourceResult:
         explanations.
     frame: the frame that was read, counted from 1; matters for multi-frame sources only.
     series: None for single images.
+    prior: the data set of the earlier image that was read beside it; None where the model does not compare, or had
+        none, and why not stands in ``without_prior``.
     """
 
     header: Dataset
@@ -103,6 +105,8 @@ class SourceResult:
     picture: NDArray[np.uint8] | None = None
     frame: int = 1
     series: SeriesRead | None = None
+    prior: Dataset | None = None
+    without_prior: str = ""
 
 
 @dataclass(frozen=True)

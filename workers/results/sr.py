@@ -22,8 +22,9 @@ from workers.results import codes, items
 from workers.results.contents import Provenance, ResultObject
 from workers.results.provenance import code_item, encode, stamp
 from workers.results.references import by_series, request_item
+from workers.results.source import Source
 from workers.results.subject import Subject, put_raw
-from workers.results.tree import Part, content_tree
+from workers.results.tree import Part, content_tree, priors_of
 from workers.results.uids import derive
 
 KIND = "SR"
@@ -126,6 +127,10 @@ def _root(ref: ResultRef, parts: Sequence[Part], *, complete: bool) -> Dataset:
     document.SeriesDescription = _SERIES_DESCRIPTION
     document.ReferencedPerformedProcedureStepSequence = document.PerformedProcedureCodeSequence = Items([])
     document.CurrentRequestedProcedureEvidenceSequence = Items(by_series(_evidence(parts)))
+    earlier = priors_of(parts)
+    if earlier:
+        # Of another study than the one that was ordered (PS3.3 C.17.2).
+        document.PertinentOtherEvidenceSequence = Items(by_series(_ref(one) for one in earlier))
     document.CompletionFlag = "COMPLETE" if complete else "PARTIAL"
     document.VerificationFlag, document.PreliminaryFlag = "UNVERIFIED", "PRELIMINARY"
     document.ValueType, document.ContinuityOfContent = "CONTAINER", "SEPARATE"
@@ -138,11 +143,13 @@ def _root(ref: ResultRef, parts: Sequence[Part], *, complete: bool) -> Dataset:
 
 def _evidence(parts: Sequence[Part]) -> list[ResultRef]:
     """The sources and their overlays, without repeats."""
-    sources = [
-        ResultRef(s.sop_class_uid, s.sop_instance_uid, s.series_uid, s.study_uid) for p in parts for s, _ in p.images
-    ]
+    sources = [_ref(source) for p in parts for source, _ in p.images]
     pictures = [ref for p in parts for ref in p.pictures.values()]
     return list({ref.sop_instance_uid: ref for ref in reversed([*sources, *pictures])}.values())[::-1]
+
+
+def _ref(source: Source) -> ResultRef:
+    return ResultRef(source.sop_class_uid, source.sop_instance_uid, source.series_uid, source.study_uid)
 
 
 def _name_private_schemes(document: Dataset, parts: Sequence[Part]) -> None:

@@ -37,13 +37,15 @@ class Evidence:
 class Part:
     """One source with what became of it; ``pictures`` are the overlays by label key.
 
-    evidence: of a series, the files that were read; the source is its key slice.
+    evidence: of a series, the files that were read; the source is its key slice. prior: of another study, that was read
+    beside it.
     """
 
     source: Source
     result: SourceResult
     pictures: Mapping[str, ResultRef]
     evidence: tuple[Evidence, ...] = ()
+    prior: Source | None = None
 
     @property
     def images(self) -> tuple[tuple[Source, list[int] | None], ...]:
@@ -105,7 +107,16 @@ def observer(provenance: Provenance, unicode: bool) -> list[bytes]:
 
 def _library(parts: Sequence[Part]) -> bytes:
     images = [_image(codes.SOURCE, *image) for part in parts for image in part.images]
-    return items.container(codes.IMAGE_LIBRARY, [items.container(codes.IMAGE_LIBRARY_GROUP, images)])
+    groups = [items.container(codes.IMAGE_LIBRARY_GROUP, images)]
+    earlier = [_image(codes.SOURCE, one, None) for one in priors_of(parts)]
+    if earlier:
+        groups.append(items.container(codes.IMAGE_LIBRARY_GROUP, earlier))
+    return items.container(codes.IMAGE_LIBRARY, groups)
+
+
+def priors_of(parts: Sequence[Part]) -> list[Source]:
+    """The earlier images that were read, without repeats."""
+    return list({part.prior.sop_instance_uid: part.prior for part in parts if part.prior is not None}.values())
 
 
 def _image(purpose: Code, source: Source, frames: list[int] | None, relation: str = items.CONTAINS) -> bytes:
@@ -216,10 +227,20 @@ def _evaluations(parts: Sequence[Part], unicode: bool) -> bytes:
         comments.append(f"scores of {part.subject}: {_scores(part.result.reading)}")
         if part.result.series is not None:
             comments.extend(_slices(part, part.result.series))
+        comments.extend(_compared(part))
         comments.extend(f"note on {part.subject}: {note}" for note in part.result.reading.notes)
     children = [items.code(codes.SUMMARY, verdict)]
     children += [items.text(codes.COMMENT, fold(comment, _MOST_TEXT, unicode)) for comment in comments]
     return items.container(codes.QUALITATIVE_EVALUATIONS, children)
+
+
+def _compared(part: Part) -> list[str]:
+    """With what an image was compared, or that it was not although its model does."""
+    if part.prior is not None:
+        named = f"SOP Instance UID {part.prior.sop_instance_uid}, Study Instance UID {part.prior.study_uid}"
+        return [f"{part.subject} was read beside an image of a prior study: {named}"]
+    reason = part.result.without_prior
+    return [f"{part.subject} was read without a prior study: {reason}"] if reason else []
 
 
 def _slices(part: Part, series: SeriesRead) -> list[str]:
