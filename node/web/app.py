@@ -30,6 +30,7 @@ from node.web import (
     retry,
     rule_tester,
     study,
+    ups_rs,
     views,
     worklist,
 )
@@ -47,7 +48,7 @@ from node.web.problems import add_handlers
 
 _PARTS = (
     *(login, oidc, worklist, views, study, reading, retry, rerun, live),
-    *(operations, rule_tester, model_page, audit_page, fhir),
+    *(operations, rule_tester, model_page, audit_page, fhir, ups_rs),
 )
 NOTICE = "Research use. Not a medical device; results are preliminary and unverified."
 
