@@ -2,16 +2,34 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Any
 
 from sqlalchemy import func, select
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from db import orders
 from db.order_tables import StudyOrder
+from db.states import DeliveryState, InstanceState, JobState, StudyState
 from db.tables import Delivery, Instance, Job, Refusal, Result, Revision, Series, Study
 
 Row = dict[str, Any]
+
+_STATES: dict[str, InstrumentedAttribute[Any]] = {
+    "studies": Study.state,
+    "instances": Instance.state,
+    "jobs": Job.state,
+    "deliveries": Delivery.state,
+}
+# The others are where rows end, and lie in their thousands.
+OPEN_STATES: dict[str, frozenset[StrEnum]] = {
+    "studies": frozenset({StudyState.RECEIVING, StudyState.DELETING}),
+    "instances": frozenset(
+        {InstanceState.RECEIVED, InstanceState.ROUTED, InstanceState.FAILED, InstanceState.QUARANTINED}
+    ),
+    "jobs": frozenset({JobState.QUEUED, JobState.RUNNING, JobState.PARKED}),
+    "deliveries": frozenset({DeliveryState.PENDING, DeliveryState.SENDING, DeliveryState.SENT, DeliveryState.DEAD}),
+}
 
 
 def studies(session: Session, limit: int | None = None) -> list[Row]:
@@ -141,11 +159,23 @@ def result_paths(session: Session, job_id: str) -> list[tuple[str, str]]:
     return [(row[0], row[1]) for row in rows]
 
 
+def open_counts(session: Session) -> dict[str, dict[str, int]]:
+    """`counts` of the states in which something is still to happen: by index, however much lies in the others."""
+    return {
+        name: {
+            row[0].value: row[1]
+            for row in session.execute(
+                select(column, func.count()).where(column.in_(OPEN_STATES[name])).group_by(column)
+            )
+        }
+        for name, column in _STATES.items()
+    }
+
+
 def counts(session: Session) -> dict[str, dict[str, int]]:
-    """How many rows are in each state, per table; for metrics and `doctor`."""
-    tables = {"studies": Study.state, "instances": Instance.state, "jobs": Job.state, "deliveries": Delivery.state}
+    """How many rows are in each state, per table; for metrics and `doctor`. Takes longer the more there are."""
     by_state = {
         name: {row[0].value: row[1] for row in session.execute(select(column, func.count()).group_by(column))}
-        for name, column in tables.items()
+        for name, column in _STATES.items()
     }
     return {**by_state, "orders": orders.counts(session)}

@@ -10,7 +10,7 @@ from collections import defaultdict
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, and_, case, delete, exists, func, or_, select
+from sqlalchemy import ColumnElement, Select, and_, case, delete, exists, func, literal_column, or_, select
 from sqlalchemy.orm import Session
 
 from db.house_tables import Deletion
@@ -28,6 +28,8 @@ from db.states import (
 from db.tables import Commitment, Delivery, Instance, Job, Refusal, Result, Study
 from db.transitions import affected
 
+# Not with a bound value: of an index on a part of the rows a database must see that it is the same part.
+_IS_HERE = Refusal.path != literal_column("''")
 _IN_WORK = (InstanceState.RECEIVED, InstanceState.ROUTED)
 _FOR_A_PERSON = (InstanceState.QUARANTINED, InstanceState.FAILED)
 _ENDED = (JobState.DONE, JobState.NOT_ANALYSED, JobState.SUPERSEDED)
@@ -121,7 +123,7 @@ def due_aside(session: Session, before: datetime, *, limit: int) -> list[int]:
     """Row ids of refusals whose object was set aside before that moment and is still here."""
     query = (
         select(Refusal.id)
-        .where(Refusal.kind == RefusalKind.CONFLICT, Refusal.path != "", Refusal.at < before)
+        .where(Refusal.kind == RefusalKind.CONFLICT, _IS_HERE, Refusal.at < before)
         .order_by(Refusal.at)
         .limit(limit)
     )
@@ -131,7 +133,7 @@ def due_aside(session: Session, before: datetime, *, limit: int) -> list[int]:
 def aside_bytes(session: Session) -> int:
     """How much lies in quarantine: images of another patient than their study's, and objects set aside."""
     images = select(func.sum(Instance.size_bytes)).where(Instance.state == InstanceState.QUARANTINED)
-    objects = select(func.sum(Refusal.size_bytes)).where(Refusal.kind == RefusalKind.CONFLICT, Refusal.path != "")
+    objects = select(func.sum(Refusal.size_bytes)).where(Refusal.kind == RefusalKind.CONFLICT, _IS_HERE)
     return int(session.scalar(images) or 0) + int(session.scalar(objects) or 0)
 
 

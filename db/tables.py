@@ -78,6 +78,7 @@ class Base(DeclarativeBase):
 
 
 _UID = String(64)
+_IS_ASIDE = text("path <> ''")
 # SQLite counts up by itself only for INTEGER keys.
 _KEY = BigInteger().with_variant(Integer, "sqlite")
 
@@ -153,6 +154,10 @@ class Instance(Base):
 
 class Refusal(Base):
     __tablename__ = "refusals"
+    # What lies in quarantine, among all that was refused.
+    __table_args__ = (
+        Index("ix_refusals_aside", "at", "size_bytes", sqlite_where=_IS_ASIDE, postgresql_where=_IS_ASIDE),
+    )
 
     id: Mapped[int] = mapped_column(_KEY, primary_key=True)
     kind: Mapped[RefusalKind]

@@ -14,7 +14,6 @@ from db import (
     circuits,
     deletions,
     hl7_received,
-    listing,
     operations,
     outbox,
     performances,
@@ -26,7 +25,7 @@ from db import (
 from db.session import Record
 from db.types import utcnow
 from node.settings import Settings
-from node.web import figures
+from node.web import counting, figures
 from node.web.figures import QUANTILES, Silence, Spread
 
 
@@ -39,7 +38,7 @@ class RecordCollector:
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         with self.record.read() as session:
-            counts = listing.counts(session)
+            counts = counting.of_record(self.record).counts(session)
             waiting = outbox.waiting(session)
             open_now = circuits.open_circuits(session)
             unsealed, chain_end = audit_chain.waiting(session), audit_chain.head(session).position

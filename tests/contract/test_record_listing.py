@@ -12,6 +12,7 @@ from db import deliveries, intake, jobs, listing
 from db.domain import NewRefusal
 from db.session import Record
 from db.states import RefusalKind
+from node.web.counting import SeldomCounts
 from tests.support.records import (
     CR,
     EXPLICIT,
@@ -144,6 +145,43 @@ def test_rows_are_counted_by_state(record: Record) -> None:
             "deliveries": {"PENDING": 2},
             "orders": {},
         }
+        assert listing.open_counts(session) == {
+            "studies": {"RECEIVING": 1},
+            "instances": {"QUARANTINED": 1, "ROUTED": 1},
+            "jobs": {},
+            "deliveries": {"PENDING": 2},
+        }
+
+
+def test_what_has_ended_is_counted_again_once_that_takes_a_hundredth_of_the_time(record: Record) -> None:
+    now = [0.0]
+
+    def clock() -> float:
+        # A quarter of a second goes by with each look at it.
+        now[0] += 0.25
+        return now[0]
+
+    counting = SeldomCounts(clock)
+
+    def counted() -> dict[str, dict[str, int]]:
+        with record.read() as session:
+            return counting.counts(session)
+
+    receive(record, image(1))
+    assert counted()["instances"] == {"RECEIVED": 1}
+    receive(record, image(2), image(3, patient_id="ID-2"))
+    finished_job(record, number=4)
+    soon = counted()
+    assert soon["instances"] == {"RECEIVED": 2, "QUARANTINED": 1, "ROUTED": 1}
+    assert "DONE" not in soon["jobs"]
+    now[0] += 25
+    assert counted() == listing_now(record)
+    assert counted()["jobs"] == {"DONE": 1}
+
+
+def listing_now(record: Record) -> dict[str, dict[str, int]]:
+    with record.read() as session:
+        return listing.counts(session)
 
 
 def test_the_suite_reaches_every_public_function_of_the_record() -> None:
