@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, and_, exists, func, not_, or_, select
+from sqlalchemy import ColumnElement, Select, and_, exists, func, not_, or_, select, union_all
 from sqlalchemy.orm import Session, aliased
 
 from db import identities, orders
@@ -136,7 +136,8 @@ def works(session: Session, wanted: Wanted, *, after: Key | None = None, limit: 
     )
     if after is not None:
         model = Job.model > after.model if after.skip is None else Job.model >= after.model
-        query = query.where(or_(Job.revision_id < after.revision_id, and_(Job.revision_id == after.revision_id, model)))
+        # Said twice, because an index helps with the first alone.
+        query = query.where(Job.revision_id <= after.revision_id, or_(Job.revision_id < after.revision_id, model))
     if wanted.report_uid:
         query = query.join(Result, Result.job_id == Job.id).where(
             Result.sop_instance_uid == wanted.report_uid, Result.kind == REPORT
@@ -184,21 +185,24 @@ def studies(
     return [one for one in mine if not wanted.patient_id or one.patient_id == wanted.patient_id], following
 
 
-def models(session: Session) -> list[ModelMatter]:
-    """Every version of a model that has finished work here, by model and version."""
-    seen = (
-        select(Job.model, Job.model_version, Job.model_digest, func.min(Job.id).label("job_id"))
-        .join(Study, Study.id == Job.study_id)
-        .where(Job.model_digest != "", Job.state.in_(FINISHED), Study.state.not_in(_GONE))
-        .group_by(Job.model, Job.model_version, Job.model_digest)
-        .subquery()
-    )
-    rows = session.execute(
-        select(seen.c.model, seen.c.model_version, seen.c.model_digest, Job.summary)
-        .join(Job, Job.id == seen.c.job_id)
-        .order_by(seen.c.model, seen.c.model_version, seen.c.model_digest)
-    )
-    return [ModelMatter(model, version, digest, told_of(summary)) for model, version, digest, summary in rows]
+def models(session: Session, digest: str = "") -> list[ModelMatter]:
+    """Every version of a model that has finished work here, by model and version; or that of a bundle's digest."""
+    here = [Job.model_digest != "", Job.state.in_(FINISHED), Study.state.not_in(_GONE)]
+    columns = (Job.model, Job.model_version, Job.model_digest)
+    if digest:
+        query = select(*columns, Job.summary).join(Study, Study.id == Job.study_id)
+        rows = session.execute(query.where(*here, Job.model_digest == digest).limit(1)).all()
+    else:
+        seen = (
+            select(*columns, func.min(Job.id).label("job_id"))
+            .join(Study, Study.id == Job.study_id)
+            .where(*here)
+            .group_by(*columns)
+            .subquery()
+        )
+        named = (seen.c.model, seen.c.model_version, seen.c.model_digest)
+        rows = session.execute(select(*named, Job.summary).join(Job, Job.id == seen.c.job_id).order_by(*named)).all()
+    return [ModelMatter(model, version, known, told_of(summary)) for model, version, known, summary in rows]
 
 
 def told_of(summary: dict[str, Any]) -> dict[str, Any]:
@@ -216,13 +220,12 @@ def _conditions(wanted: Wanted) -> list[ColumnElement[bool]]:
     if wanted.states:
         conditions.append(Job.state.in_(wanted.states))
     if wanted.replaced is not None:
-        later = _later(Job.id, Job.study_id, Job.model, Job.revision_id)
-        conditions.append(later if wanted.replaced else not_(later))
+        conditions.append(Job.id.in_(_replaced()) if wanted.replaced else not_(_later()))
     changed = func.coalesce(Job.finished_at, Job.started_at, Job.created_at)
     if wanted.since is not None:
-        conditions.append(or_(changed >= wanted.since, Job.id.in_(_replaced_since(wanted.since))))
+        conditions.append(or_(changed >= wanted.since, Job.id.in_(_replaced(wanted.since))))
     if wanted.before is not None:
-        conditions += [changed < wanted.before, Job.id.not_in(_replaced_since(wanted.before))]
+        conditions += [changed < wanted.before, Job.id.not_in(_replaced(wanted.before))]
     return conditions
 
 
@@ -235,8 +238,9 @@ def _of_study(wanted: Wanted) -> list[ColumnElement[bool]]:
         conditions.append(known)
     if wanted.patient_id:
         # Whose it is today is looked at afterwards: changes of identity are few.
-        once = select(IdentityChange.study_id).where(IdentityChange.patient_id == wanted.patient_id)
-        conditions.append(or_(Study.patient_id == wanted.patient_id, Study.id.in_(once)))
+        changed = select(IdentityChange.study_id).where(IdentityChange.patient_id == wanted.patient_id)
+        once = union_all(select(Study.id).where(Study.patient_id == wanted.patient_id), changed)
+        conditions.append(Study.id.in_(once))
     return conditions
 
 
@@ -245,36 +249,33 @@ def _same(one: type[Revision], other: type[Revision]) -> ColumnElement[bool]:
     return and_(one.study_id == other.study_id, one.route == other.route, one.subject == other.subject)
 
 
-def _later(job_id: Any, study_id: Any, model: Any, revision_id: Any) -> ColumnElement[bool]:
-    """Has the same model finished with a later revision?"""
+def _later() -> ColumnElement[bool]:
+    """Has the same model finished with a later revision of what the row is on?"""
     newer, later, mine = aliased(Job), aliased(Revision), aliased(Revision)
     return exists().where(
-        newer.study_id == study_id,
-        newer.model == model,
+        newer.study_id == Job.study_id,
+        newer.model == Job.model,
         newer.state.in_(FINISHED),
-        newer.id != job_id,
         later.id == newer.revision_id,
-        mine.id == revision_id,
+        mine.id == Job.revision_id,
         _same(later, mine),
         later.number > mine.number,
     )
 
 
-def _replaced_since(moment: datetime) -> Select[str]:
-    """Ids of the work whose report was replaced at that moment or later."""
+def _replaced(since: datetime | None = None) -> Select[str]:
+    """Ids of the work whose report was replaced; since: at that moment or later."""
     older, newer, before, later = aliased(Job), aliased(Job), aliased(Revision), aliased(Revision)
-    return (
+    query = (
         select(older.id)
-        .join(newer, and_(newer.study_id == older.study_id, newer.model == older.model))
+        .select_from(newer)
         .join(later, later.id == newer.revision_id)
-        .join(before, before.id == older.revision_id)
-        .where(
-            newer.finished_at >= moment,
-            newer.state.in_(FINISHED),
-            _same(later, before),
-            later.number > before.number,
-        )
+        .join(before, _same(later, before))
+        .join(older, and_(older.revision_id == before.id, older.model == newer.model))
+        # The first revision takes the place of none: that leaves few.
+        .where(newer.state.in_(FINISHED), later.number > 1, later.number > before.number)
     )
+    return query if since is None else query.where(newer.finished_at >= since)
 
 
 @dataclass(frozen=True)

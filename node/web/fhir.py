@@ -135,8 +135,7 @@ def _page(context: Context, kind: str, asked: Search) -> tuple[list[tuple[Json, 
         return [], ""
     with context.record.read() as session:
         if kind == DEVICE:
-            known = [one for one in fhir_view.models(session) if asked.wanted.digest in ("", one.digest)]
-            return [(device(one), "") for one in known], ""
+            return [(device(one), "") for one in fhir_view.models(session, asked.wanted.digest)], ""
         if kind == STUDY:
             after = fhir_search.page_of_studies(asked.page)
             studies, last = fhir_view.studies(session, asked.wanted, after=after, limit=asked.count)

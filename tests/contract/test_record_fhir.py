@@ -70,6 +70,8 @@ def test_work_is_told_with_its_study_its_report_and_what_it_replaced(record: Rec
         assert [one.job_id for one in fhir_view.earlier(session, new)] == [first]
         assert fhir_view.earlier(session, old) == []
         assert fhir_view.models(session) == [ModelMatter("cxr", "1.0.0", "m" * 64, MODEL)]
+        assert fhir_view.models(session, "m" * 64) == fhir_view.models(session)
+        assert fhir_view.models(session, "n" * 64) == []
     assert fhir_view.told_of({}) == fhir_view.told_of({"model": 3}) == {}
 
 
