@@ -113,7 +113,8 @@ def take_up(session: Session, new: NewPerformance) -> bool:
     # What was held before it was given up is not scheduled any more, whatever the manager lists.
     never_held = Performance.held_at.is_(None)
     del values["state"]
-    return bool(move(session, Performance, [*same, never_held], F.GIVEN_UP, F.CLAIMING, **values, claimed_at=now))
+    values |= {"patient_id": new.patient_id, "claimed_at": now}
+    return bool(move(session, Performance, [*same, never_held], F.GIVEN_UP, F.CLAIMING, **values))
 
 
 def _forget(session: Session, now: datetime) -> None:
@@ -255,7 +256,8 @@ def end(session: Session, performance_id: int, source: F, target: F, *, reason: 
 
     reason: names no patient; "" leaves what stands there.
     """
-    changes: dict[str, object] = {"changed_at": utcnow(), **({"reason": reason} if reason else {})}
+    # Whose it was is not needed any more.
+    changes: dict[str, object] = {"changed_at": utcnow(), "patient_id": "", **({"reason": reason} if reason else {})}
     if target is F.COMPLETED:
         changes["progress"] = 100
     if not move(session, Performance, [Performance.id == performance_id], source, target, **changes):
@@ -316,6 +318,12 @@ def ask_to_cancel(session: Session, managers: Sequence[str], workitem_uid: str) 
     ]
     asked = update(Performance).where(*mine).values(cancel_asked_at=now, next_attempt_at=now)
     return bool(affected(session, asked))
+
+
+def forget_patient(session: Session, study_instance_uid: str) -> None:
+    """A study is deleted with all that names its patient."""
+    here = Performance.study_instance_uid == study_instance_uid
+    affected(session, update(Performance).where(here).values(patient_id=""))
 
 
 def known(session: Session, managers: Sequence[str], workitem_uid: str) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
+import warnings
 from collections.abc import Callable
 from contextlib import ExitStack
 from datetime import timedelta
@@ -106,7 +107,8 @@ class Performer:
 
     def _read(self, found: Dataset) -> NewPerformance | None:
         try:
-            return work_items.read_item(found, self.name, self.manager)
+            with warnings.catch_warnings(action="ignore"):
+                return work_items.read_item(found, self.name, self.manager)
         except NotPerformable as error:
             log.debug("workitem_left", manager=self.name, reason=str(error))
         except MALFORMED as error:

@@ -18,7 +18,7 @@ UPS_PULL = "1.2.840.10008.5.1.4.34.6.3"
 
 SCHEDULED = "SCHEDULED"
 _MOST_INSTANCES = 10_000
-_LONGEST_ID, _LONGEST_CODE = 64, 64
+_LONGEST_ID, _LONGEST_CODE, _LONGEST_SHORT = 64, 64, 16
 
 
 class NotPerformable(PermanentError):
@@ -121,7 +121,8 @@ def _codes(found: Dataset, keyword: str) -> list[Code]:
         (_text(item, "CodeValue"), _text(item, "CodingSchemeDesignator"), _text(item, "CodeMeaning")[:_LONGEST_CODE])
         for item in items
     ]
-    return [code for code in codes if code[0] and code[1]]
+    # Longer ones stand elsewhere (Long Code Value), and are none that settings name.
+    return [code for code in codes if 0 < len(code[0]) <= _LONGEST_SHORT and 0 < len(code[1]) <= _LONGEST_SHORT]
 
 
 def _text(found: Dataset, keyword: str) -> str:
@@ -173,6 +174,8 @@ def final(held: DuePerformance, station: Code, peers: Mapping[str, str]) -> Data
     performed.PerformedWorkitemCodeSequence = [code_item(held.new.workitem_code or _PROCESSING)]
     performed.OutputInformationSequence = list(outputs(held.outputs, peers))
     told.UnifiedProcedureStepPerformedProcedureSequence = [performed]
+    if not "".join(code[2] for code in (held.new.station_code, held.new.workitem_code) if code).isascii():
+        told.SpecificCharacterSet = "ISO_IR 192"
     return told
 
 

@@ -85,6 +85,19 @@ def rows_in(session: Session) -> list[Performance]:
     return list(session.scalars(select(Performance)))
 
 
+def test_what_is_over_and_what_is_deleted_names_no_patient(record: Record) -> None:
+    with record.write() as session:
+        performances.take_up(session, new())
+        performances.take_up(session, new("1.2.4"))
+        first, second = rows_in(session)
+        performances.end(session, first.id, F.CLAIMING, F.LOST, reason="another performer has it")
+    assert [row.patient_id for row in rows(record)] == ["", "ID-1"]
+    with record.write() as session:
+        performances.forget_patient(session, STUDY)
+    assert [row.patient_id for row in rows(record)] == ["", ""]
+    assert second.state is F.CLAIMING
+
+
 def test_what_could_not_be_claimed_in_time_is_claimed_when_it_is_scheduled_still(record: Record) -> None:
     with record.write() as session:
         performances.take_up(session, new())
@@ -93,7 +106,7 @@ def test_what_could_not_be_claimed_in_time_is_claimed_when_it_is_scheduled_still
         performances.end(session, before.id, F.CLAIMING, F.GIVEN_UP, reason="away")
         assert performances.take_up(session, new())
     (after,) = rows(record)
-    assert (after.state, after.transaction_uid) == (F.CLAIMING, before.transaction_uid)
+    assert (after.state, after.transaction_uid, after.patient_id) == (F.CLAIMING, before.transaction_uid, "ID-1")
 
 
 def test_a_study_without_images_is_nobodys_work(record: Record) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -21,7 +22,7 @@ from db.types import utcnow
 from node.settings import Peer, Settings
 from node.settings_ups import Ups, WorkitemCode
 from node.settings_ups import UpsManager as ManagerSettings
-from node.worklist.performer import Performer
+from node.worklist.performer import Performer, loops
 from tests.support import records
 from tests.support.listening import running
 from tests.support.processes import eventually
@@ -338,3 +339,48 @@ def test_images_that_do_not_come_by_themselves_are_asked_for_once(
     read_and_sent(record)
     steps(node, record, 2)
     assert states(record) == [F.COMPLETED]
+
+
+@pytest.mark.filterwarnings("ignore:Invalid value:UserWarning", "ignore:The value length:UserWarning")
+def test_hostile_answers_are_left_and_hold_up_no_other(record: Record, manager: UpsManager, tmp_path: Path) -> None:
+    unnamed, long_code, no_list = work_item("not a UID"), work_item(STUDY), work_item(STUDY)
+    long_code.ScheduledStationNameCodeSequence[0].CodeValue = "RADNODE" * 40
+    del no_list.InputInformationSequence
+    no_list.add_new(0x00404021, "LO", "no sequence")
+    two_studies = work_item(STUDY)
+    two_studies.InputInformationSequence.append(work_item("1.2.840.98").InputInformationSequence[0])
+    good = work_item(STUDY, FIRST)
+    good.ScheduledStationNameCodeSequence[0].CodeMeaning = "Röntgen\u0000\x1b[31m"
+    good.SpecificCharacterSet = "ISO_IR 192"
+    manager.schedule(unnamed, long_code, no_list, two_studies, good)
+    read_and_sent(record)
+    steps(performer(record, manager.port, tmp_path), record, 4)
+    assert [manager.state(one) for one in (unnamed, long_code, no_list, two_studies)] == ["SCHEDULED"] * 4
+    assert manager.state(good) == "COMPLETED"
+    (told,) = good.UnifiedProcedureStepPerformedProcedureSequence
+    assert told.PerformedStationNameCodeSequence[0].CodeMeaning.startswith("Röntgen")
+
+
+def test_a_manager_that_does_not_answer_holds_up_no_other(record: Record, manager: UpsManager, tmp_path: Path) -> None:
+    with ups_manager() as hung:
+        hung.may_answer.clear()
+        peers = {
+            name: Peer(ae_title="MANAGER", host="127.0.0.1", port=one.port)
+            for name, one in (("a", hung), ("b", manager))
+        }
+        managers = {name: ManagerSettings(peer=name, station="RADNODE", poll_s=0.1) for name in peers}
+        settings = Settings(data_dir=tmp_path, peers=peers, ups=Ups(managers=managers))
+        item = work_item(STUDY, FIRST)
+        hung.schedule(work_item(STUDY))
+        manager.schedule(item)
+        stop = threading.Event()
+        threads = [threading.Thread(target=loop, args=(stop,)) for loop in loops(settings, record).values()]
+        for thread in threads:
+            thread.start()
+        try:
+            eventually("the other claims", lambda: manager.state(item) == "IN PROGRESS", timeout_s=8)
+        finally:
+            stop.set()
+            hung.may_answer.set()
+            for thread in threads:
+                thread.join(20)

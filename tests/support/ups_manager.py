@@ -99,23 +99,23 @@ class UpsManager:
         item.ProcedureStepState = "IN PROGRESS"
         self.owners[str(item.SOPInstanceUID)] = generate_uid()
 
-    def find(self, _: evt.Event) -> Iterator[tuple[int, Dataset | None]]:
+    def find(self, _: Any) -> Iterator[tuple[int, Dataset | None]]:
         self.may_answer.wait(60)
         self.asked["find"] += 1
         for item in list(self.items.values()):
             if item.ProcedureStepState == "SCHEDULED":
                 yield 0xFF00, item
 
-    def move(self, event: evt.Event) -> Iterator[tuple[str, int] | int]:
+    def move(self, event: Any) -> Iterator[tuple[str, int] | int]:
         self.moves.append((str(event.identifier.StudyInstanceUID), str(event.move_destination)))
         yield "127.0.0.1", self.port
         yield 0
 
-    def get(self, event: evt.Event) -> tuple[int, Dataset | None]:
+    def get(self, event: Any) -> tuple[int, Dataset | None]:
         self.asked["get"] += 1
         return 0x0000, self.items[event.request.RequestedSOPInstanceUID]
 
-    def act(self, event: evt.Event) -> tuple[int, Dataset | None]:
+    def act(self, event: Any) -> tuple[int, Dataset | None]:
         self.may_answer.wait(60)
         uid, told = str(event.request.RequestedSOPInstanceUID), event.action_information
         if event.action_type == 3:
@@ -146,7 +146,7 @@ class UpsManager:
         item.ProcedureStepState = wanted
         return 0x0000
 
-    def set(self, event: evt.Event) -> tuple[int, Dataset | None]:
+    def set(self, event: Any) -> tuple[int, Dataset | None]:
         uid, told = str(event.request.RequestedSOPInstanceUID), event.modification_list
         name = "final" if "UnifiedProcedureStepPerformedProcedureSequence" in told else "set"
         return self._answer(event, name, self._refused(name) or self._set(uid, told)), None
@@ -170,7 +170,7 @@ class UpsManager:
         waiting = self.refuse.get(name)
         return waiting.pop(0) if waiting else 0x0000
 
-    def _answer(self, event: evt.Event, name: str, status: int) -> int:
+    def _answer(self, event: Any, name: str, status: int) -> int:
         self.asked[name] += 1
         if name in self.lose:
             self.lose.remove(name)
@@ -220,7 +220,7 @@ def ups_manager() -> Iterator[UpsManager]:
         (evt.EVT_N_GET, manager.get),
         (evt.EVT_C_MOVE, manager.move),
     ]
-    server = entity.start_server(("127.0.0.1", manager.port), block=False, evt_handlers=handlers)
+    server: Any = entity.start_server(("127.0.0.1", manager.port), block=False, evt_handlers=handlers)
     try:
         yield manager
     finally:
