@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, func, select, update
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
-from db import deletions, jobs, outbox
+from db import deletions, jobs, outbox, workitem_tidings
 from db.house_tables import Deletion
 from db.states import CommitmentState, DeletionState, DeliveryState, JobState, StudyState, TidingState
 from db.studies import topic_for
@@ -25,7 +25,7 @@ _SUSPECT_WAIT_S = 60.0
 
 def free(session: Session, owner: str) -> int:
     """`owner` is gone: what it held is due at once, and announced; its attempts count. Returns how many leases."""
-    held = (_free_jobs, _free_deliveries, _free_messages, deletions.free)
+    held = (_free_jobs, _free_deliveries, _free_messages, deletions.free, workitem_tidings.free)
     return sum(one(session, owner) for one in held)
 
 

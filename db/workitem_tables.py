@@ -100,6 +100,8 @@ class WorkitemTiding(Base):
     state: Mapped[TidingState] = mapped_column(_states(TidingState))
     reason: Mapped[str] = mapped_column(Text, default="")
     attempts: Mapped[int] = mapped_column(default=0)
+    # Who tells it now.
+    lease_owner: Mapped[str] = mapped_column(String(128), default="")
     next_attempt_at: Mapped[datetime]
     created_at: Mapped[datetime]
     changed_at: Mapped[datetime] = mapped_column(index=True)

@@ -83,9 +83,9 @@ def any_due(session: Session, now: datetime, ae_titles: Collection[str]) -> bool
 
 
 def claim_due(
-    session: Session, now: datetime, ae_titles: Collection[str], *, lease_s: float, limit: int = 100
+    session: Session, now: datetime, ae_titles: Collection[str], owner: str, *, lease_s: float, limit: int = 100
 ) -> list[DueTidings]:
-    """What is due for these subscribers, at most `limit` for each; their queues are nobody else's for `lease_s`."""
+    """What is due for these subscribers, at most `limit` for each; their queues are `owner`'s for `lease_s`."""
     until = now + timedelta(seconds=lease_s)
     found = []
     for head in _heads(session, now, ae_titles):
@@ -109,7 +109,7 @@ def claim_due(
             session,
             update(WorkitemTiding)
             .where(WorkitemTiding.id.in_(ids), WorkitemTiding.state == _W)
-            .values(next_attempt_at=until, attempts=WorkitemTiding.attempts + 1),
+            .values(next_attempt_at=until, attempts=WorkitemTiding.attempts + 1, lease_owner=owner),
         )
         found.append(
             DueTidings(
@@ -151,8 +151,14 @@ def postpone(session: Session, tiding_ids: Collection[int], at: datetime, reason
         session,
         update(WorkitemTiding)
         .where(WorkitemTiding.id.in_(tiding_ids), WorkitemTiding.state == _W)
-        .values(next_attempt_at=at, reason=reason, changed_at=utcnow()),
+        .values(next_attempt_at=at, reason=reason, changed_at=utcnow(), lease_owner=""),
     )
+
+
+def free(session: Session, owner: str) -> int:
+    """`owner` is gone: what it was telling is due at once. Returns how many events."""
+    held = WorkitemTiding.state == _W, WorkitemTiding.lease_owner == owner
+    return affected(session, update(WorkitemTiding).where(*held).values(next_attempt_at=utcnow(), lease_owner=""))
 
 
 def forget(session: Session, now: datetime) -> int:

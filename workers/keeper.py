@@ -70,7 +70,7 @@ def run_keeper(settings: Settings, record: Record, stop: threading.Event) -> Non
         "retention": Housekeeper(settings, record, sign_in(settings, "retention")).run,
         "proof": Prover(settings, record, after_s=min(_PROOF_AFTER_S, settings.delivery.commitment_timeout_s)).run,
         **performer_loops(settings, record),
-        **pushed_loops(settings, record),
+        **pushed_loops(settings, record, sign_in(settings, "events")),
         **audit_service.loops(settings, record),
     }
     threads = [

@@ -153,8 +153,8 @@ def _after_s(item: WorkitemView, now: datetime) -> float:
     return min(_LATER_S, max(_SOON_S, _SHARE * (now - item.changed_at).total_seconds()))
 
 
-def loops(settings: Settings, record: Record) -> dict[str, Callable[[threading.Event], None]]:
-    """What the keeper runs, where peers may push work items to this node."""
+def loops(settings: Settings, record: Record, owner: str) -> dict[str, Callable[[threading.Event], None]]:
+    """What the keeper runs, where peers may push work items to this node. owner: under which name it takes leases."""
     if not settings.ups.push:
         return {}
-    return {"workitems": PushedPerformer(settings, record).run, "events": TidingReporter(settings, record).run}
+    return {"workitems": PushedPerformer(settings, record).run, "events": TidingReporter(settings, record, owner).run}

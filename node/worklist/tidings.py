@@ -25,18 +25,19 @@ from node.syntaxes import UPS_EVENT_CLASS
 log = structlog.get_logger(__name__)
 
 _POLL_S = 0.3
-# A process that dies while it tells gives the queue back after this.
+# A process that dies while it tells gives the queue back at once (`db.leftovers.free`), a lost machine after this.
 _LEASE_S = 300.0
 _SUCCESS = 0x0000
 _WARNINGS = range(0xB000, 0xC000)
 
 
 class TidingReporter:
-    """Tells each subscriber in order, on one association for all that waits."""
+    """Tells each subscriber in order, on one association for all that waits. owner: the name it takes leases under."""
 
-    def __init__(self, settings: Settings, record: Record) -> None:
+    def __init__(self, settings: Settings, record: Record, owner: str) -> None:
         self.settings = settings
         self.record = record
+        self.owner = owner
         self._peers = {peer.ae_title.strip(): peer for peer in settings.peers.values()}
 
     def run(self, stop: threading.Event) -> None:
@@ -64,7 +65,7 @@ class TidingReporter:
             if not workitem_tidings.any_due(session, now, self._peers):
                 return 0
         with self.record.write() as session:
-            due = workitem_tidings.claim_due(session, now, self._peers, lease_s=_LEASE_S)
+            due = workitem_tidings.claim_due(session, now, self._peers, self.owner, lease_s=_LEASE_S)
         return sum(self._tell(one) for one in due)
 
     def _tell(self, due: DueTidings) -> int:

@@ -10,6 +10,7 @@ from sqlalchemy import select, update
 
 from db import (
     audit,
+    leftovers,
     notices,
     workitem_queries,
     workitem_subscriptions,
@@ -236,19 +237,24 @@ def test_a_subscribers_queue_is_told_in_order_by_one_process(record: Record) -> 
     with record.write() as session:
         assert not workitem_tidings.any_due(session, now, ["OTHER"])
         assert workitem_tidings.any_due(session, now, ["WATCHER"])
-        (due,) = workitem_tidings.claim_due(session, now, ["WATCHER", "OTHER"], lease_s=60)
+        (due,) = workitem_tidings.claim_due(session, now, ["WATCHER", "OTHER"], "a:events", lease_s=60)
         assert [text(one.information, rules.STATE) for one in due.tidings] == ["SCHEDULED", "IN PROGRESS"]
     turn(record, W.CANCELED)
     first, second = due.tidings
     with record.write() as session:
         assert workitem_tidings.told(session, first.id)
         assert not workitem_tidings.told(session, first.id)
-        assert workitem_tidings.claim_due(session, utcnow(), ["WATCHER"], lease_s=60) == [], "the queue is leased"
+        assert workitem_tidings.claim_due(session, utcnow(), ["WATCHER"], "b:events", lease_s=60) == [], (
+            "the queue is leased"
+        )
         workitem_tidings.postpone(session, [second.id], now - timedelta(seconds=1), "it is away")
-        (again,) = workitem_tidings.claim_due(session, utcnow(), ["WATCHER"], lease_s=60)
+        (again,) = workitem_tidings.claim_due(session, utcnow(), ["WATCHER"], "b:events", lease_s=60)
     assert [text(one.information, rules.STATE) for one in again.tidings] == ["IN PROGRESS", "CANCELED"]
     assert again.tidings[0].attempts == 2
     with record.write() as session:
+        assert workitem_tidings.free(session, "a:events") == 0
+        assert leftovers.free(session, "b:events") == 2
+        assert workitem_tidings.any_due(session, utcnow(), ["WATCHER"])
         assert workitem_tidings.give_up(session, second.id, "it was away for a day")
         assert workitem_tidings.counts(session) == {"TOLD": 1, "GIVEN_UP": 1, "WAITING": 1}
         shown = workitem_tidings.of_item(session, ITEM)

@@ -77,7 +77,7 @@ def events() -> Iterator[Events]:
 
 
 def report(listener: Listener) -> None:
-    TidingReporter(listener.settings, listener.record).run_once()
+    TidingReporter(listener.settings, listener.record, "test:events").run_once()
 
 
 def perform(listener: Listener) -> int:
@@ -332,7 +332,7 @@ def test_global_subscriptions_are_to_all_or_to_what_matches(
         assert items.suspend("WATCHER", second) == 0xC314
         assert items.create(pushed(study), generate_uid())[0] == CREATED
         assert items.cancel(second) == 0
-        reporter = TidingReporter(listener.settings, listener.record)
+        reporter = TidingReporter(listener.settings, listener.record, "test:events")
         reporter.announce_start()
         assert items.unsubscribe(GLOBAL_SUBSCRIPTION, "WATCHER") == 0
     reporter.run_once()
@@ -347,9 +347,9 @@ def test_events_wait_for_a_subscriber_that_is_away(listener: Listener, uid: str,
         assert items.subscribe(uid, "WATCHER") == 0
     patient = listener.settings.ups.model_copy(update={"event_retry_s": 0.001})
     settings = listener.settings.model_copy(update={"ups": patient})
-    assert TidingReporter(settings, listener.record).run_once() == 0
+    assert TidingReporter(settings, listener.record, "test:events").run_once() == 0
     with subscriber(WATCHER_PORT) as events:
-        assert TidingReporter(settings, listener.record).run_once() == 1
+        assert TidingReporter(settings, listener.record, "test:events").run_once() == 1
         assert events.states == ["SCHEDULED"]
 
 

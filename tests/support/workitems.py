@@ -19,7 +19,7 @@ from db.workitems import NewWorkitem
 from node.syntaxes import UPS_EVENT_CLASS, UPS_PULL_CLASS, UPS_PUSH_CLASS, UPS_WATCH_CLASS, WORKITEM_CLASSES
 from tests.support.records import STUDY
 
-ITEM = "1.2.840.77.1"
+ITEM, SERIES = "1.2.840.77.1", "1.2.840.78.1"
 
 
 def code_item(value: str, scheme: str, meaning: str) -> Dataset:
@@ -64,7 +64,7 @@ def pushed(study: str = STUDY, *instances: tuple[str, str], priority: str = "MED
     found.ScheduledWorkitemCodeSequence = [code_item("110004", "DCM", "Computer Aided Detection")]
     found.CommentsOnTheScheduledProcedureStep = ""
     found.InputReadinessState = "READY"
-    found.InputInformationSequence = [input_item(study, f"{study}.1", *instances)]
+    found.InputInformationSequence = [input_item(study, SERIES, *instances)]
     found.StudyInstanceUID = study
     found.PatientName = "Doe^Jané"
     found.PatientID = "ID-1"

@@ -81,6 +81,7 @@ def upgrade() -> None:
         _text("state", 20),
         _text("reason"),
         sa.Column("attempts", sa.Integer(), nullable=False),
+        _text("lease_owner", 128),
         _moment("next_attempt_at"),
         _moment("created_at"),
         _moment("changed_at"),
