@@ -23,6 +23,7 @@ from node.web import (
     login,
     metrics,
     model_page,
+    news,
     oidc,
     operations,
     reading,
@@ -47,7 +48,7 @@ from node.web.pictures import Pictures
 from node.web.problems import add_handlers
 
 _PARTS = (
-    *(login, oidc, worklist, views, study, reading, retry, rerun, live),
+    *(login, oidc, worklist, views, study, news, reading, retry, rerun, live),
     *(operations, rule_tester, model_page, audit_page, fhir, ups_rs),
 )
 NOTICE = "Research use. Not a medical device; results are preliminary and unverified."

@@ -20,7 +20,9 @@ _FILTERS = (
     wording.minute,
     wording.moment,
     wording.person_name,
+    wording.plain,
     wording.probability,
+    wording.process,
     wording.seconds,
     wording.size,
 )

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from fastapi import Depends, FastAPI, Query, Request, Response
 
-from db import audit, model_versions, readings, study_details, worklist
+from db import audit, identities, model_versions, readings, study_details, worklist
 from db.errors import UnreadableError
 from db.readings import ReadingView
 from db.states import DeliveryState, JobState
@@ -16,7 +16,7 @@ from db.study_details import ImageView, ResultView
 from db.types import utcnow
 from db.worklist import JobView, StudyRow
 from node.uids import valid_uid
-from node.web import blinded, viewer
+from node.web import blinded, news, viewer
 from node.web.access import Access
 from node.web.context import Context, context_of
 from node.web.desk import Point, desk, point_of
@@ -97,6 +97,7 @@ def show_study(
     with context.record.read() as session:
         history = study_details.history(session, uid, [job.id for job in row.jobs])
         said = readings.of_study(session, uid)
+        correction = identities.of_study(session, uid)
         hidden = bool(blinded.hidden(request, principal, session, [uid]))
     runs = [] if hidden else _runs(context, row, results, said)
     told = line(row, context.settings.web, utcnow(), show_patient=show, show_ai=not hidden)
@@ -108,6 +109,8 @@ def show_study(
         row=row,
         runs=[run for run in runs if run.job.current],
         earlier=[run for run in runs if not run.job.current],
+        correction=correction,
+        mark=news.mark_of(told, row, said, correction),
         images=images,
         shown=shown,
         overlays=[] if shown is None or hidden else _overlays(context, results, shown),

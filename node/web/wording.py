@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from datetime import datetime
+from typing import Any
 
+# As `node.identity` makes them.
+_PROCESS = re.compile(r"[0-9a-f]{16}:([a-z-]+:\d+)")
 _MINUTE_S, _HOUR_S, _DAY_S = 60, 3600, 86400
 
 
@@ -57,6 +61,23 @@ def probability(value: float) -> str:
     if value > 0.99:
         return "> 0.99"
     return "< 0.01" if value < 0.01 else f"{value:.2f}"
+
+
+def plain(value: Any) -> str:
+    """What an audit entry holds, without brackets: `a: 1, 2; b: yes`."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, dict):
+        return "; ".join(f"{name}: {plain(one)}" for name, one in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(plain(one) for one in value)
+    return str(value)
+
+
+def process(actor: str) -> str:
+    """The name of one of the node's processes without that of the node: `infer:4711`; of a person as it is."""
+    found = _PROCESS.fullmatch(actor)
+    return found[1] if found else actor
 
 
 def iso(value: datetime | None) -> str | None:

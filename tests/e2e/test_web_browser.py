@@ -124,6 +124,25 @@ def test_a_reader_judges_by_keyboard_and_takes_it_back(page: Page, ward: Ward) -
         assert len(readings.of_study(session, ward.read.study)) == 2
 
 
+def test_an_open_study_says_that_it_has_changed_and_stays_as_it_is(page: Page, ward: Ward) -> None:
+    log_in(page, ward)
+    page.goto(f"{ward.url}/studies/{ward.read.study}")
+    page.keyboard.press("c")
+    page.keyboard.type("half a sen")
+    with ward.site.record.write() as session:
+        send_all(session, ward.read.job)
+    expect(page.get_by_text("This study has changed")).to_be_visible()
+    expect(page.get_by_role("textbox", name="Comment")).to_have_value("half a sen")
+    # Nobody has looked again.
+    assert len([one for one in ward.site.audited("study_viewed") if "patient_shown" in one.detail]) == 1
+    page.get_by_role("link", name="Load the page again").click()
+    expect(page.get_by_text("pacs: confirmed").first).to_be_visible()
+    page.keyboard.press("a")
+    expect(page.get_by_role("heading", name="What readers said")).to_be_visible()
+    # One's own verdict is no news.
+    expect(page.get_by_text("This study has changed")).to_have_count(0)
+
+
 def test_what_cannot_be_done_is_said_where_the_reader_is(page: Page, ward: Ward) -> None:
     log_in(page, ward)
     page.goto(f"{ward.url}/studies/{ward.read.study}")

@@ -11,7 +11,7 @@ import pytest
 from fastapi.testclient import TestClient
 from pydantic import ValidationError
 
-from db import deletions, readings
+from db import deletions, identities, readings
 from db.readings import ReadingView
 from node.settings_web import Web
 from tests.support.web import Site, csrf_of, site
@@ -218,3 +218,28 @@ def test_a_timeline_tells_of_every_event(ward: Site) -> None:
         "study viewed",
     ):
         assert told in page, told
+
+
+def test_a_page_is_told_when_its_study_has_changed_and_nothing_more(ward: Site) -> None:
+    made = read_study(ward.record, ward.settings.data_dir)
+    ada = ward.logged_in("ada", "radiologist")
+    page = ada.get(f"/studies/{made.study}").text
+    asked = re.search(r'hx-get="(/studies/[0-9.]+/news\?seen=[0-9a-f]+)"', page)
+    assert asked is not None
+    assert ada.get(asked[1]).status_code == 204
+    post(ada, f"/studies/{made.study}/readings", finding=key_of(ada, made), verdict="accept")
+    told = ada.get(asked[1])
+    assert (told.status_code, "This study has changed" in told.text, "Doe" in told.text) == (200, True, False)
+    assert ada.get("/studies/1.2.3/news").status_code == 404
+
+
+def test_a_changed_identity_stands_beside_the_one_of_the_images(ward: Site) -> None:
+    made = read_study(ward.record, ward.settings.data_dir, patient_id="ID-1")
+    now = identities.Identity("ID-2", name="Roe^Jane")
+    with ward.record.write() as session:
+        identities.change(session, identities.Change("ID-1", now, "merge", "ADT|HOSP", "77"))
+    page = ward.logged_in("ada", "radiologist").get(f"/studies/{made.study}").text
+    assert all(text in page for text in ("Doe, Jane", "identity was changed", "Roe, Jane", "ID-2"))
+    masked = ward.logged_in("mel", "ml-engineer").get(f"/studies/{made.study}").text
+    assert "identity was changed" in masked
+    assert not [text for text in ("Roe", "ID-2", "Doe") if text in masked]

@@ -15,7 +15,7 @@ MODEL = "cxr-pneumonia"
 # Routes for programs, each with tests of its own. What is served beneath them shows nobody a page.
 PROGRAMS = ("/api/v1/", "/fhir", "/dicomweb", "/dicom-web", "/workitems", "/ups")
 NO_PAGES = {
-    *("GET /healthz", "GET /readyz", "GET /metrics", "GET /events", "GET /api/openapi.json"),
+    *("GET /healthz", "GET /readyz", "GET /metrics", "GET /events", "GET /studies/{uid}/news", "GET /api/openapi.json"),
     *("GET /studies/{uid}/images/{sop}", "GET /studies/{uid}/maps/{sop}", "GET /audit/export"),
     # They lead elsewhere, or to a page of the first table.
     *("GET /login/oidc", "GET /login/oidc/callback", "POST /login", "POST /logout"),
@@ -59,5 +59,5 @@ def routes(app: FastAPI) -> set[str]:
         f"{method} {route.path}"
         for route in app.routes
         if isinstance(route, APIRoute) and not route.path.startswith(PROGRAMS)
-        for method in route.methods
+        for method in route.methods or ()
     }

@@ -18,7 +18,7 @@ from node.web.clients import Client, identify
 from node.web.destinations import safe_destination
 from node.web.permissions import ROLE_PERMISSIONS, SCOPES, Permission, Role, permissions_of, permissions_of_scopes
 from node.web.rows import MASKED, line
-from node.web.wording import duration, minute, moment, person_name, probability
+from node.web.wording import duration, minute, moment, person_name, plain, probability, process
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 PROXIES = (ipaddress.ip_network("10.0.0.0/8"), ipaddress.ip_network("::1/128"))
@@ -198,3 +198,14 @@ def test_a_masked_line_holds_nothing_of_the_patient() -> None:
     assert (masked.patient, masked.patient_id, masked.accession, masked.description) == (MASKED, MASKED, "", "")
     assert "Doe" not in str(masked)
     assert masked.deliveries == (("dead", "given up", 1), ("confirmed", "confirmed", 2))
+
+
+def test_an_audit_entrys_detail_is_read_without_brackets() -> None:
+    told = {"1.2": {"count": 2, "uids": ["3.4", "5.6"]}, "commented": True}
+    assert plain(told) == "1.2: count: 2; uids: 3.4, 5.6; commented: yes"
+    assert plain(None) == "None"
+
+
+def test_a_process_is_named_without_its_node_and_a_person_as_they_are() -> None:
+    assert process("8fa28a066cd0facb:infer:21140") == "infer:21140"
+    assert process("ada:infer:1") == "ada:infer:1"

@@ -14,7 +14,7 @@ function startListening() {
   const events = new EventSource(address);
   // What was missed while nobody was listening is shown, and not announced.
   events.addEventListener("changed", (event) => htmx.trigger("#live", "changed", { quietly: event.data === "quietly" }));
-  addEventListener("pagehide", () => events.close());
+  addEventListener("pagehide", () => { events.close(); htmx.trigger("#live", "htmx:abort"); });
 }
 
 // A list that comes out the same is not announced, nor are figures that change all the time.
