@@ -60,6 +60,12 @@ def day(context: typer.Context) -> None:
     _run("bench.day", context.args)
 
 
+@app.command(context_settings=_AS_THEY_COME)
+def record(context: typer.Context) -> None:
+    """What a study costs in the record, empty and with 100,000 studies in it."""
+    _run("bench.record", context.args)
+
+
 def _run(module: str, arguments: list[str]) -> None:
     if not (_ROOT / "bench").is_dir() or find_spec(module) is None:
         raise ConfigError("the benchmarks come with the source and not with the package; run this in a checkout")

@@ -28,3 +28,15 @@ def test_receivers_are_compared_side_by_side(tmp_path: Path) -> None:
         assert f"{row['images_per_s']:.1f}" in told
     assert rows["CR x4", "storescp"]["to_storescp"] == 1.0
     assert len(document["measured"]) == 8
+
+
+def test_the_record_is_asked_empty_and_full(tmp_path: Path) -> None:
+    figures = tmp_path / "record.json"
+    command = [sys.executable, "-m", "node.cli.main", "bench", "record", "--studies", "20", "--images", "3"]
+    command += ["--rounds", "2", "--database", "sqlite", "--json", str(figures)]
+    subprocess.run(command, capture_output=True, timeout=120, check=True)
+    asked = json.loads(figures.read_text())["summary"]
+    assert set(asked) == {
+        f"sqlite: {what}" for what in ("image received", "study read", "worklist, first page", "metrics")
+    }
+    assert all(rows["full"]["p50"] > 0 and rows["full"]["rounds"] == 2 for rows in asked.values())
