@@ -43,6 +43,12 @@ def infer(context: typer.Context) -> None:
 
 
 @app.command(context_settings=_AS_THEY_COME)
+def runtimes(context: typer.Context) -> None:
+    """The shipped model in ONNX Runtime and OpenVINO, beside the node's runner: numbers first, then speed."""
+    _run("bench.runtimes", context.args)
+
+
+@app.command(context_settings=_AS_THEY_COME)
 def explain(context: typer.Context) -> None:
     """What maps add to a forward pass."""
     _run("bench.explain", context.args)

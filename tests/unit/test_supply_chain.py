@@ -18,7 +18,7 @@ from packaging.utils import canonicalize_name
 from deploy.audit_lock import CLEAN, NOT_AUDITED, VULNERABLE, verdict
 
 ROOT = Path(__file__).resolve().parents[2]
-LOCKS = ("requirements.lock", "requirements-dev.lock", "requirements-gpu.lock")
+LOCKS = ("requirements.lock", "requirements-dev.lock", "requirements-bench.lock", "requirements-gpu.lock")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 # Linked against, not changed: what their licence asks for is that somebody may put another version in their place.
 LESSER_GPL = {"psycopg", "psycopg-binary"}
