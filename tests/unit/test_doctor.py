@@ -13,9 +13,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from redis import Redis
 
 from db.session import Record
 from tests.support.fhir_server import FhirServer
+from tests.support.redis_server import redis_server
 from tests.support.worklists import wlmscpfs
 from workers.doctor import Finding, Grade, examine
 
@@ -190,3 +192,32 @@ def test_it_says_which_fhir_server_speaks_r4(tmp_path: Path) -> None:
     assert (found["fhir r4"].grade, found["fhir r4"].detail) == (Grade.OK, f"{r4.url} speaks FHIR 4.0.1")
     assert (found["fhir r5"].grade, found["fhir x"].grade) == (Grade.FAIL, Grade.FAIL)
     assert "not R4" in found["fhir r5"].detail
+
+
+def with_broker(folder: Path, url: str) -> Path:
+    folder.mkdir(exist_ok=True)
+    path = folder / "radnode.toml"
+    path.write_text(f'data_dir = "{folder / "data"}"\nbroker_url = "{url}"\nallow_weak_broker = true\n')
+    return path
+
+
+def test_a_broker_that_answers_and_one_that_wants_another_password(tmp_path: Path) -> None:
+    with redis_server(tmp_path / "redis") as url:
+        found = findings(with_broker(tmp_path / "well", url))
+        assert (found["broker"].grade, found["broker"].detail) == (Grade.OK, "answers")
+        with Redis.from_url(url) as client:
+            client.config_set("requirepass", "right-one")
+            refused = findings(with_broker(tmp_path / "ill", url.replace("redis://", "redis://:wrong-one@")))
+            client.config_set("requirepass", "")
+    assert refused["broker"].grade is Grade.FAIL
+    assert refused["broker"].remedy
+    assert "wrong-one" not in repr(refused)
+
+
+def test_a_remote_broker_without_a_password_has_both_weaknesses_and_a_local_one_none(tmp_path: Path) -> None:
+    remote = findings(with_broker(tmp_path / "remote", "redis://broker.invalid:6379/0"))["access"]
+    assert remote.grade is Grade.WARN
+    assert "in the clear and" in remote.detail
+    assert "rediss://" in remote.remedy
+    local = findings(with_broker(tmp_path / "local", f"redis://127.0.0.1:{closed_port()}/0"))
+    assert "access" not in local
