@@ -18,7 +18,7 @@ from typing import Any
 from sqlalchemy import delete, exists, func, or_, select, update
 from sqlalchemy.orm import Session
 
-from db import audit, hl7_spool, identities, performances, priors
+from db import audit, hl7_spool, identities, performances, priors, workitem_queries
 from db.audit_events import Event
 from db.errors import ConflictError
 from db.house_tables import Deletion
@@ -138,6 +138,7 @@ def begin_study(
     _open(session, DeletionScope.STUDY, study, actor, reason, paths=paths, size_bytes=size, detail=detail)
     _forget(session, study.id)
     performances.forget_patient(session, study_instance_uid)
+    workitem_queries.forget_patient(session, study_instance_uid)
     move(session, Study, [Study.id == study.id], study.state, StudyState.DELETING)
 
 

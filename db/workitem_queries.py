@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, delete, func, or_, select
+from sqlalchemy import ColumnElement, delete, func, or_, select, update
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from db.dicom_json import Json, values
@@ -18,6 +18,9 @@ from db.workitem_tables import Workitem, WorkitemSubscription
 from db.workitems import OPEN, WorkitemView, view
 
 _AT_ONCE = 200
+# Beside the patient's own group: admission, diagnoses, comments, requests.
+_PATIENT_GROUP = "0010"
+_NAMES_PATIENT = frozenset({"00380010", "00380014", "00081080", "00081084", "00400400", "0040A370"})
 _COLUMNS: tuple[tuple[str, InstrumentedAttribute[Any]], ...] = (
     (SOP_INSTANCE, Workitem.sop_instance_uid),
     (STUDY, Workitem.study_instance_uid),
@@ -88,3 +91,12 @@ def forget(session: Session, before: datetime, locked_before: datetime, *, limit
         return 0
     affected(session, delete(WorkitemSubscription).where(WorkitemSubscription.workitem_id.in_(ids)))
     return affected(session, delete(Workitem).where(Workitem.id.in_(ids)))
+
+
+def forget_patient(session: Session, study_instance_uid: str) -> None:
+    """A study is deleted with all that names its patient: its items keep the attributes, without a value."""
+    for row in session.scalars(select(Workitem).where(Workitem.study_instance_uid == study_instance_uid)).all():
+        named = [tag for tag in row.data if tag.startswith(_PATIENT_GROUP) or tag in _NAMES_PATIENT]
+        emptied = {tag: {"vr": row.data[tag]["vr"]} for tag in named}
+        here = Workitem.id == row.id
+        affected(session, update(Workitem).where(here).values(data={**row.data, **emptied}, version=row.version + 1))

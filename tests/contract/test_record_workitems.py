@@ -366,3 +366,16 @@ def test_what_has_ended_is_forgotten_in_time_unless_somebody_holds_it(
         assert workitem_queries.forget(session, utcnow() - timedelta(days=1), utcnow() - timedelta(days=2)) == 0
         assert workitem_queries.forget(session, later, utcnow() - timedelta(days=1)) == 1
         assert workitems.load(session, ITEM) is None
+
+
+def test_a_study_that_is_deleted_takes_its_patient_out_of_its_items(record: Record) -> None:
+    create(record)
+    create(record, sop_instance_uid="1.2.840.77.2", study_instance_uid="1.2.55")
+    with record.write() as session:
+        workitem_queries.forget_patient(session, STUDY)
+        other = workitems.load(session, "1.2.840.77.2")
+    assert other is not None
+    assert text(other.data, "00100020") == "ID-1"
+    kept = seen(record).data
+    assert [text(kept, tag) for tag in ("00100010", "00100020", "00100030")] == ["", "", ""]
+    assert text(kept, rules.LABEL) == "Chest triage"
