@@ -71,9 +71,18 @@ def beside(made: Dataset) -> Dataset:
     return other
 
 
+def of_another_study(made: Dataset) -> Dataset:
+    """An earlier image of the patient."""
+    other = beside(made)
+    other.StudyInstanceUID = derive("prior", str(made.StudyInstanceUID))
+    other.SeriesInstanceUID = derive("prior series", str(made.SeriesInstanceUID))
+    return other
+
+
 OUTCOMES: dict[str, Outcome] = {
     "positive": lambda made: [analysed(made, ["pneumonia", "pleural_thickening"])],
     "one positive": lambda made: [analysed(made, ["pneumonia"])],
+    "beside a prior": lambda made: [replace(analysed(made, ["pneumonia"]), prior=of_another_study(made))],
     "undetermined": lambda made: [analysed(made, (), ["effusion"])],
     "negative": lambda made: [analysed(made)],
     "not analysed": lambda made: [refused(made)],

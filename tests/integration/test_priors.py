@@ -289,10 +289,7 @@ Site = Callable[..., tuple[Archive, Asking]]
 
 OTHERS: dict[str, dict[str, str]] = {
     "id": {"PatientID": "ID-2"},
-    "no id": {"PatientID": ""},
     "birth date": {"PatientBirthDate": "19800102"},
-    "sex": {"PatientSex": "M"},
-    "name": {"PatientName": "Roe^Mary"},
 }
 
 
@@ -312,18 +309,16 @@ def test_a_study_that_the_answer_gives_to_another_patient_is_not_even_fetched(
 
 
 # By C-MOVE, an image of a study that was not asked for is received as any other.
-FOREIGN = {**OTHERS, "series": {"SeriesInstanceUID": "1.2.3.5"}, "date": {"StudyDate": "20270101"}}
-ONLY_GET = {"study": {"StudyInstanceUID": "1.2.3.4"}}
+FOREIGN = {**OTHERS, "series": {"SeriesInstanceUID": "1.2.3.5"}, "study": {"StudyInstanceUID": "1.2.3.4"}}
 
 
 @pytest.mark.parametrize(
-    ("by", "foreign"),
-    [*(("C-GET", name) for name in FOREIGN | ONLY_GET), *(("C-MOVE", name) for name in FOREIGN)],
+    ("by", "foreign"), [("C-GET", "birth date"), ("C-GET", "study"), ("C-GET", "series"), ("C-MOVE", "id")]
 )
 def test_an_image_of_another_patient_condemns_all_of_its_study(
     site: Site, tmp_path: Path, by: str, foreign: str
 ) -> None:
-    changes = (FOREIGN | ONLY_GET)[foreign]
+    changes = FOREIGN[foreign]
     archive, asking = site(models=(FIND, GET if by == "C-GET" else MOVE))
     study = {"StudyInstanceUID": generate_uid(), "SeriesInstanceUID": generate_uid(), "StudyDate": "20250101"}
     archive.has(chest(tmp_path, "fine", **study))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +116,41 @@ def working_bundle(folder: Path) -> Path:
     _, logits = model(inputs, training=False)
     np.savez(folder / "golden.npz", inputs=inputs, logits=logits.numpy())
     return write_manifest(folder, document(folder))
+
+
+def comparing_bundle(folder: Path) -> Path:
+    """The shipped model, made to compare: of a prior as much is taken off the logit as the model would give it, so that
+    it finds what is new. Without a prior it answers what the shipped one does, but for 0.25.
+    """
+    from models.compile import compiled, target_of  # noqa: PLC0415 - only for tests that run a network
+    from models.gate import pooled  # noqa: PLC0415
+    from models.registry import SHIPPED, load_bundle  # noqa: PLC0415
+    from models.runner import load_runner  # noqa: PLC0415
+
+    shipped = load_bundle(SHIPPED / "cxr-pneumonia")
+    shutil.copytree(shipped.folder, folder)
+    runner = load_runner(shipped, "cpu")
+    assert runner.head is not None
+    kernel = -runner.head
+    np.savez(folder / "prior.npz", kernel=kernel, absent=np.array([-0.25], np.float32))
+    with np.load(folder / "golden.npz") as golden:
+        arrays: dict[str, Any] = {name: golden[name] for name in golden.files}
+    inputs = arrays["inputs"].astype(np.float32)
+    passes = [runner.run(one[np.newaxis]) for one in inputs]
+    logits = np.concatenate([one.logits for one in passes])
+    features = np.concatenate([pooled(one.features) for one in passes])
+    arrays |= {"prior_inputs": inputs[::-1], "prior_logits": logits + features[::-1] @ kernel}
+    np.savez(folder / "golden.npz", **arrays)
+    manifest = json.loads((folder / "model.json").read_text())
+    manifest["id"] = "test-comparing"
+    manifest["files"].append({"path": "prior.npz", "role": "prior"})
+    for entry in manifest["files"]:
+        entry["sha256"] = sha256(folder / entry["path"])
+    manifest["priors"] = {"max": 1, "modality": ["CR", "DX"], "body_part": ["CHEST"], "within_days": 3650}
+    write_manifest(folder, manifest)
+    # The same network: what it was compiled to for this machine is as good for this one.
+    shutil.copy(compiled(shipped), target_of(load_bundle(folder)))
+    return folder
 
 
 def _label(key: str, code: str, meaning: str) -> dict[str, Any]:
