@@ -158,6 +158,8 @@ def test_the_others_say_what_they_must() -> None:
     assert study["endpoint"][0]["reference"] == "#wado"
     assert study["contained"][0]["address"] == "https://pacs.example.org/wado"
     assert (study["numberOfSeries"], study["numberOfInstances"]) == (1, 2)
+    cleared = holds(WRITER.imaging_study_of(replace(STUDY, series=())))
+    assert not cleared.keys() & {"series", "numberOfSeries", "numberOfInstances", "modality"}
     assert model["deviceName"] == [{"name": "Chest", "type": "model-name"}]
     assert (model["id"], model["version"]) == ("ab" * 32, [{"value": "1.1.0"}])
 

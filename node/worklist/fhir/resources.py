@@ -177,8 +177,9 @@ class Writer:
                 "started": day(study.study_date),
                 "basedOn": self._based_on(study),
                 "endpoint": [{"reference": "#wado", "type": "Endpoint"}] if self.fhir.wado_url else [],
-                "numberOfSeries": len(study.series),
-                "numberOfInstances": sum(one.images for one in study.series),
+                # Once the images are deleted here nothing is known of how many there are elsewhere.
+                "numberOfSeries": len(study.series) or None,
+                "numberOfInstances": sum(one.images for one in study.series) or None,
                 "description": text(study.description),
                 "series": [
                     {
@@ -226,7 +227,7 @@ def device(model: ModelMatter) -> Json:
             "identifier": [{"system": "urn:radnode:bundle-sha256", "value": model.digest}],
             "status": "active",
             "manufacturer": text(str(model.told.get("manufacturer", ""))) or MANUFACTURER,
-            "deviceName": [{"name": name or text(model.model), "type": "model-name"}],
+            "deviceName": [{"name": name or text(model.model) or "unknown", "type": "model-name"}],
             "modelNumber": text(model.model),
             "type": {"text": "AI model (software)"},
             "version": [{"value": text(model.version) or "unknown"}],
