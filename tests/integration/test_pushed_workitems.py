@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import random
-import struct
 from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
@@ -11,7 +9,6 @@ from typing import Any
 import pytest
 from pydicom.dataset import Dataset
 from pydicom.uid import generate_uid
-from pynetdicom.dsutils import encode
 from sqlalchemy import delete, select, update
 
 from db import jobs, workitem_subscriptions, workitems
@@ -24,7 +21,6 @@ from node.syntaxes import UPS_PUSH_CLASS, UPS_QUERY_CLASS, UPS_WATCH_CLASS
 from node.worklist.pushed_performer import PushedPerformer
 from node.worklist.tidings import TidingReporter
 from tests.support import listening, records
-from tests.support import raw_association as raw
 from tests.support.listening import Listener
 from tests.support.processes import free_port
 from tests.support.workitems import Events, code_item, pushed, subscriber, worklist
@@ -351,54 +347,3 @@ def test_events_wait_for_a_subscriber_that_is_away(listener: Listener, uid: str,
     with subscriber(WATCHER_PORT) as events:
         assert TidingReporter(settings, listener.record, "test:events").run_once() == 1
         assert events.states == ["SCHEDULED"]
-
-
-def create_raw(listener: Listener, data: bytes) -> int | None:
-    """The status of an N-CREATE with that data set, byte by byte."""
-    asked = raw.request([(UPS_PUSH_CLASS, (raw.IMPLICIT,))])
-    command = [
-        raw.element(0x0002, raw.uid_bytes(UPS_PUSH_CLASS)),
-        raw.element(0x0100, struct.pack("<H", 0x0140)),
-        raw.element(0x0110, struct.pack("<H", 1)),
-        raw.element(0x0800, struct.pack("<H", 0)),
-        raw.element(0x1000, raw.uid_bytes(generate_uid())),
-    ]
-    with raw.associated(listener.port, asked) as connection:
-        connection.send(raw.message(1, raw.with_length(command), data))
-        answer = connection.read()
-    return None if answer is None else answer.status
-
-
-def mutant_of(rng: random.Random, good: bytes) -> bytes:
-    lies = (0, 1, 0xFFFF, 0x7FFFFFFF, 0xFFFFFFFF, rng.randrange(1 << 32))
-    mutant = bytearray(good)
-    for _ in range(rng.randrange(1, 6)):
-        at = rng.randrange(len(mutant) - 4)
-        mutant[at : at + 4] = struct.pack("<L", rng.choice(lies))
-    return bytes(mutant[: rng.choice((len(mutant), rng.randrange(len(mutant))))])
-
-
-def written(found: Dataset) -> bytes:
-    data = encode(found, True, True)
-    assert data is not None
-    return data
-
-
-def test_mutants_are_answered_within_bounds_and_the_listener_stays(listener: Listener, study: str) -> None:
-    rng = random.Random(11)
-    before = listener.usage().resident_bytes
-    good = written(pushed(study))
-    statuses = [create_raw(listener, mutant_of(rng, good)) for _ in range(60)]
-    assert None not in statuses
-    assert set(statuses) <= {0x0000, 0xB300, 0x0106, 0x0110, 0x0120, 0x0121, 0x0213, 0xC309}
-    nested = Dataset()
-    for _ in range(60):
-        outer = pushed(study)
-        outer.ScheduledProcessingParametersSequence = [nested]
-        nested = outer
-    assert create_raw(listener, written(nested)) in (0x0106, 0x0213)
-    many = good + struct.pack("<HHL", 0x4021, 0x0040, 0xFFFFFFFF) + b"\xfe\xff\x00\xe0\0\0\0\0" * 20_000
-    assert create_raw(listener, many) == 0x0110
-    assert create_raw(listener, good + struct.pack("<HHL", 0x4051, 0x0040, 600_000) + b"x" * 600_000) == 0x0213
-    assert listener.echoes()
-    assert listener.usage().resident_bytes - before < 100 << 20
