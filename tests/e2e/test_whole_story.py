@@ -1,6 +1,6 @@
 """A hospital's day in one test: ordered in the RIS, taken by the PACS, read by the node, judged by a reader, audited.
 
-Every part is real: DCMTK's worklist, Orthanc, an HL7 system of somebody else's making, the node, a browser.
+Every part is real: DCMTK's worklist, Orthanc, an HL7 system and a workflow manager of others, the node, a browser.
 """
 
 from __future__ import annotations
@@ -20,16 +20,25 @@ from tests.support import hl7_peer
 from tests.support.browser import chromium, log_in, new_page
 from tests.support.node import Node, peer_toml
 from tests.support.orthanc import Modality, Orthanc, orthanc
+from tests.support.processes import eventually, free_port
 from tests.support.shared import shared_dicom
 from tests.support.web import PASSWORD
+from tests.support.workitems import ITEM, Events, pushed, subscriber, worklist
 from tests.support.worklists import wlmscpfs
 
-pytestmark = pytest.mark.e2e
+pytestmark = [
+    pytest.mark.e2e,
+    # pynetdicom leaves the socket of a connection that nobody takes to the garbage collector.
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
 
 FILM = "cxr_wrapped/wrap_09_pneumonia.dcm"
 SETTINGS = """
 [worklist]
 peer = "worklist"
+
+[ups]
+push = true
 
 [completeness]
 quiet_period_s = 1.0
@@ -53,6 +62,7 @@ match = {{ modality = ["CR", "DX"] }}
 class Hospital:
     pacs: Orthanc
     ris: hl7_peer.Receiver
+    manager: Events
     node: Node
 
     @property
@@ -67,10 +77,13 @@ def hospital(tmp_path: Path) -> Iterator[Hospital]:
         orders.add("ACC-7", RequestedProcedurePriority="STAT", RequestedProcedureDescription="Chest AP, bedside")
         ris = stack.enter_context(hl7_peer.Receiver())
         node = Node(tmp_path / "node")
+        manager_port = free_port()
+        manager = stack.enter_context(subscriber(manager_port, "MANAGER"))
         here = Modality("radnode", node.ae_title, node.dicom_port)
         pacs = stack.enter_context(orthanc(tmp_path / "pacs", route_to=here))
         peers = peer_toml("worklist", orders.peer.ae_title, orders.peer.port)
         peers += peer_toml("pacs", pacs.ae_title, pacs.dicom_port)
+        peers += peer_toml("manager", "MANAGER", manager_port)
         node.write_settings(peers + SETTINGS.format(ris_port=ris.port))
         node.start()
         stack.callback(node.stop)
@@ -78,7 +91,7 @@ def hospital(tmp_path: Path) -> Iterator[Hospital]:
         password.write_text(PASSWORD)
         for name, role in (("ada", "radiologist"), ("otto", "auditor")):
             node.run("users", "add", name, "--role", role, "--password-file", str(password))
-        yield Hospital(pacs, ris, node)
+        yield Hospital(pacs, ris, manager, node)
 
 
 @pytest.fixture(scope="module")
@@ -103,6 +116,29 @@ def film(folder: Path) -> Path:
     return file
 
 
+def push(hospital: Hospital, study: str) -> None:
+    """The workflow manager asks for the study to be read, and to be told how that goes."""
+    item = pushed(study, PatientName="Doe^Jane", PatientID="ID-4711")
+    with worklist(hospital.node.dicom_port) as items:
+        assert items.create(item) == (0x0000, "")
+        assert items.subscribe(ITEM, "MANAGER") == 0x0000
+
+
+def performed(hospital: Hospital) -> set[str]:
+    """SOP Instance UIDs that the work item names as its output, once its manager heard that it is completed."""
+    eventually("the manager hears of the end", lambda: "COMPLETED" in hospital.manager.states, timeout_s=60)
+    assert hospital.manager.states == ["SCHEDULED", "IN PROGRESS", "COMPLETED"]
+    with worklist(hospital.node.dicom_port) as items:
+        status, found = items.get()
+    assert (status, str(found.ProcedureStepState)) == (0x0000, "COMPLETED")
+    (step,) = found.UnifiedProcedureStepPerformedProcedureSequence
+    return {
+        str(one.ReferencedSOPInstanceUID)
+        for output in step.OutputInformationSequence
+        for one in output.ReferencedSOPSequence
+    }
+
+
 def values(message: hl7.Message, identifier: str) -> list[str]:
     """OBX-5 of the observations with this identifier (the first component of OBX-3)."""
     return [str(one(5)) for one in message.segments("OBX") if str(one(3)).startswith(f"{identifier}^")]
@@ -118,6 +154,7 @@ def test_from_the_order_to_the_readers_verdict(
     # What a new page load would lose.
     page.evaluate("window.never_reloaded = true")
 
+    push(hospital, study)
     hospital.pacs.upload(source)
     row = page.get_by_role("row").filter(has_text="Doe, Jane")
     expect(row).to_contain_text("STAT", timeout=60_000)
@@ -133,6 +170,9 @@ def test_from_the_order_to_the_readers_verdict(
     assert (report["PreliminaryFlag"], report["PatientID"]) == ("PRELIMINARY", "ID-4711")
     assert [one["Modality"] for one in held if one["SOPClassUID"] == "1.2.840.10008.5.1.4.1.1.7"]
 
+    made = {one["SOPInstanceUID"] for one in held if one["Modality"] in {"SR", "OT"}}
+    assert performed(hospital) == made
+
     told = hospital.ris.take()
     assert str(told.segment("MSH")(9)) == "ORU^R01^ORU_R01"
     assert str(told.segment("PID")(3)).startswith("ID-4711^^^HOSP")
@@ -145,11 +185,14 @@ def test_from_the_order_to_the_readers_verdict(
     assert (sent["answer"], sent["control_id"]) == ("AA", str(told.segment("MSH")(10)))
 
     row.get_by_role("link").click()
+    # Offered where the script runs that listens for them.
+    expect(page.get_by_label(re.compile("^Keys:"))).to_be_visible(timeout=30_000)
     page.keyboard.press("c")
     page.keyboard.type("skin fold")
     page.get_by_role("heading", name="Your verdict").click()
     page.keyboard.press("r")
-    expect(page.get_by_role("listitem").filter(has_text="the model said present")).to_contain_text("rejected")
+    said = page.get_by_role("listitem").filter(has_text="the model said present")
+    expect(said).to_contain_text("rejected", timeout=30_000)
 
     with new_page(browser) as auditor:
         log_in(auditor, hospital.url, "otto")

@@ -12,6 +12,8 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 from tests.support.processes import program
 from tests.support.web import PASSWORD
 
+# What a busy machine needs; what is there is seen at once.
+expect.set_options(timeout=15_000)
 WCAG = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
 
 
@@ -31,7 +33,7 @@ def chromium() -> Iterator[Browser]:
 def new_page(browser: Browser, **options: Any) -> Iterator[Page]:
     """A page of a person of its own, in which no script may fail and nothing may be refused by the policy."""
     context = browser.new_context(**options)
-    context.set_default_timeout(10_000)
+    context.set_default_timeout(20_000)
     opened = context.new_page()
     complaints: list[str] = []
     opened.on("console", lambda said: complaints.append(said.text) if said.type == "error" else None)
