@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 
@@ -29,7 +32,7 @@ from models.runner import Forward, Runner, SeriesRunner
 from models.series import evenly, heaviest
 
 SliceReader = Callable[[int], GreyImage]
-"""The slice at a place of a series in its order, counted from 0; asked for one at a time, and once."""
+"""The slice at a place of a series in its order, counted from 0; each is asked for once, and in that order begun."""
 
 
 def read_image(bundle: Bundle, runner: Runner, image: GreyImage, prior: GreyImage | None = None) -> Reading:
@@ -71,13 +74,14 @@ def _earlier(bundle: Bundle, runner: Runner, prior: GreyImage | None) -> tuple[F
     return forward, tuple(f"prior: {note}" for note in prepared.notes)
 
 
-def read_series(bundle: Bundle, runner: Runner, count: int, slice_at: SliceReader) -> Reading:
+def read_series(bundle: Bundle, runner: Runner, count: int, slice_at: SliceReader, ahead: int = 0) -> Reading:
     """All findings of a series of ``count`` slices, of which the model reads as many as its bundle says.
 
-    Maps lie on the slice that weighs most. Each slice goes through the network as it comes, and is not kept.
+    Maps lie on the slice that weighs most. Each slice goes through the network as it comes, and is not kept. ahead: how
+    many are read and preprocessed by threads meanwhile; never more than these, and the one in hand, are in memory.
     Raises like `read_image`, and what ``slice_at`` raises.
     """
-    series = _Coming(bundle, count, slice_at)
+    series = _Coming(bundle, count, slice_at, ahead)
     if not isinstance(runner, SeriesRunner):
         raise NoReadingError(f"the runner of model {bundle.manifest.id} reads single images, not series")
     forward = runner.run_slices(series, series.places)
@@ -129,7 +133,7 @@ class _Coming:
     places: for every slice the model takes, which of them it is. Raises NoReadingError for a bundle of single images.
     """
 
-    def __init__(self, bundle: Bundle, count: int, slice_at: SliceReader) -> None:
+    def __init__(self, bundle: Bundle, count: int, slice_at: SliceReader, ahead: int = 0) -> None:
         architecture = bundle.manifest.architecture
         if architecture.slices is None:
             raise NoReadingError(f"model {bundle.manifest.id} reads single images, not series")
@@ -137,17 +141,37 @@ class _Coming:
         self._distinct = list(dict.fromkeys(self.chosen))
         order = {place: number for number, place in enumerate(self._distinct)}
         self.places = [order[place] for place in self.chosen]
-        self._bundle, self._count, self._slice_at = bundle, count, slice_at
+        self._bundle, self._count, self._slice_at, self._ahead = bundle, count, slice_at, ahead
         self._placements: dict[int, Placement] = {}
         self._notes: dict[str, None] = {}
 
     def __iter__(self) -> Iterator[FloatArray]:
         """Raises PreprocessError (the message says which slice), and what the reader raises."""
-        for place in self._distinct:
-            prepared = _prepare_slice(self._bundle, self._slice_at, place, self._count)
+        for place, prepared in zip(self._distinct, self._prepared(), strict=True):
             self._placements[place] = prepared.input.placement
             self._notes |= dict.fromkeys(prepared.notes)
             yield prepared.input.array
+
+    def _prepared(self) -> Iterator[Prepared]:
+        """In order, the next few being made while one is worked at."""
+
+        def make(place: int) -> Prepared:
+            return _prepare_slice(self._bundle, self._slice_at, place, self._count)
+
+        if not self._ahead:
+            yield from map(make, self._distinct)
+            return
+        threads = ThreadPoolExecutor(self._ahead, thread_name_prefix="slices")
+        wanted, coming = iter(self._distinct), deque[Future[Prepared]]()
+        try:
+            coming.extend(threads.submit(make, place) for place in islice(wanted, self._ahead))
+            while coming:
+                prepared = coming.popleft().result()
+                coming.extend(threads.submit(make, place) for place in islice(wanted, 1))
+                yield prepared
+        finally:
+            # Whoever leaves in between does not wait for slices that nobody wants any more.
+            threads.shutdown(wait=False, cancel_futures=True)
 
     def read(self) -> Slices:
         """What is known once all have come."""

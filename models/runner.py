@@ -249,7 +249,7 @@ class SeriesRunner:
         slices: each float32 (rows, columns, channels), none of them twice. places: for every slice of the series, which
         of them it is. Returns as `run` of one series; raises what ``slices`` raises.
         """
-        found = [self._slices.run(np.stack(some)) for some in _by(self._slices.at_once, slices)]
+        found = [self._slices.run(some) for some in _batches(self._slices.at_once, slices)]
         features = np.concatenate([one.features for one in found])
         logits = np.concatenate([one.logits for one in found])
         if len(places) > len(features):
@@ -262,11 +262,11 @@ class SeriesRunner:
         return self.run_slices((stack[index] for index in first), places)
 
 
-def _by(count: int, slices: Iterable[FloatArray]) -> Iterator[list[FloatArray]]:
-    """In lists of that many; the last may be shorter."""
+def _batches(count: int, slices: Iterable[FloatArray]) -> Iterator[FloatArray]:
+    """float32 (N, rows, columns, channels), N being that many; the last may have fewer."""
     coming = iter(slices)
     while some := list(islice(coming, count)):
-        yield some
+        yield some[0][np.newaxis] if len(some) == 1 else np.stack(some)
 
 
 def _distinct(stack: FloatArray) -> tuple[list[int], list[int]]:

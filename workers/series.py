@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,7 +16,7 @@ from models.contracts import GreyImage, HeaderFacts, Presence, Reading
 from models.errors import NoReadingError, PreprocessError
 from models.manifest import AdmissionRules
 from models.reading import read_series
-from models.series import admit_series, evenly, heaviest
+from models.series import admit_series, heaviest
 from workers.loaded import Loaded
 from workers.pixels import PixelError, SliceHeader, Volume, drawn_uint8, volume_of
 from workers.results import SeriesRead, SliceRead, SourceResult
@@ -122,53 +120,17 @@ def _slices(admitted: Sequence[Member]) -> list[SliceHeader]:
 
 def _read(model: Loaded, volume: Volume, at_once: int, progress: Step) -> tuple[Reading, NDArray[np.uint8] | None]:
     """What the model says, and the key slice as a picture where a map lies on it."""
-    wanted = dict.fromkeys(evenly(len(volume), model.bundle.manifest.architecture.slices or 0))
-    threads = ThreadPoolExecutor(at_once, thread_name_prefix="slices")
-    ahead = _Ahead(volume, list(wanted), threads, at_once)
 
     def slice_at(place: int) -> GreyImage:
         progress()
-        return ahead.read(place)
+        return volume.read(place)
 
-    try:
-        reading = read_series(model.bundle, model.runner, len(volume), slice_at)
-    finally:
-        # Whoever leaves in between does not wait for slices that nobody wants any more.
-        threads.shutdown(wait=False, cancel_futures=True)
+    reading = read_series(model.bundle, model.runner, len(volume), slice_at, ahead=at_once)
     if not any(finding.presence is Presence.PRESENT for finding in reading.findings):
         return reading, None
     progress()
     # Decoded once more, so that no slice had to be kept until it was known which one weighs most.
     return reading, drawn_uint8(volume.read(heaviest(reading.slices).index))
-
-
-class _Ahead:
-    """Slices in the order in which they are wanted, the next few being decoded while one is worked at.
-
-    Never more of them in memory than there are decoders, and the one in hand.
-    """
-
-    def __init__(self, volume: Volume, wanted: Sequence[int], threads: ThreadPoolExecutor, at_once: int) -> None:
-        self._volume = volume
-        self._wanted = deque(wanted)
-        self._threads = threads
-        self._at_once = at_once
-        self._coming: deque[tuple[int, Future[GreyImage]]] = deque()
-
-    def read(self, place: int) -> GreyImage:
-        """Raises PixelError and OSError, as the volume does."""
-        self._send_for()
-        if not self._coming or self._coming[0][0] != place:
-            # Asked out of order: nothing is lost but time.
-            return self._volume.read(place)
-        image = self._coming.popleft()[1].result()
-        self._send_for()
-        return image
-
-    def _send_for(self) -> None:
-        while self._wanted and len(self._coming) < self._at_once:
-            place = self._wanted.popleft()
-            self._coming.append((place, self._threads.submit(self._volume.read, place)))
 
 
 def _told(
