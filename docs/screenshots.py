@@ -94,7 +94,7 @@ class Ward:
 def ward(folder: Path) -> Iterator[Ward]:
     """A hospital in which everything above has happened."""
     with ExitStack() as stack:
-        orders = stack.enter_context(wlmscpfs(folder / "worklist"))
+        orders = stack.enter_context(wlmscpfs(folder / "worklist", options=("-csk",)))
         # One message is refused for good, so that a dead letter is to be seen.
         ris = stack.enter_context(Receiver(["AA", "AA", "AA", "AR"]))
         node = Node(folder / "node")

@@ -62,13 +62,13 @@ class Worklist:
 
 
 @contextmanager
-def wlmscpfs(folder: Path, port: int | None = None) -> Iterator[Worklist]:
+def wlmscpfs(folder: Path, port: int | None = None, *, options: tuple[str, ...] = ()) -> Iterator[Worklist]:
     """DCMTK's server."""
     port = port or free_port()
     orders = folder / AE_TITLE
     orders.mkdir(parents=True, exist_ok=True)
     (orders / "lockfile").touch()
-    argv = [program("wlmscpfs", PACKAGE), "-v", "-dfp", str(folder), str(port)]
+    argv = [program("wlmscpfs", PACKAGE), "-v", *options, "-dfp", str(folder), str(port)]
     with running(argv, lambda: listens(port), log=folder.with_suffix(".log")):
         yield Worklist(Peer(ae_title=AE_TITLE, host="127.0.0.1", port=port), orders)
 
