@@ -77,15 +77,24 @@ def open_count(session: Session) -> int:
     return session.scalar(select(func.count()).select_from(Workitem).where(Workitem.state.in_(OPEN))) or 0
 
 
+def any_over(session: Session, before: datetime, locked_before: datetime) -> bool:
+    """Whether `forget` would find one. Takes no lock."""
+    return session.scalar(select(Workitem.id).where(_over(before, locked_before)).limit(1)) is not None
+
+
+def _over(before: datetime, locked_before: datetime) -> ColumnElement[bool]:
+    locked = select(WorkitemSubscription.workitem_id).where(
+        WorkitemSubscription.workitem_id == Workitem.id, WorkitemSubscription.deletion_lock
+    )
+    return or_(Workitem.ended_at < locked_before, (Workitem.ended_at < before) & ~locked.exists())
+
+
 def forget(session: Session, before: datetime, locked_before: datetime, *, limit: int = 200) -> int:
     """Let go of items that ended before that moment; where a subscriber holds a deletion lock, before the other one.
 
     Returns how many.
     """
-    locked = select(WorkitemSubscription.workitem_id).where(
-        WorkitemSubscription.workitem_id == Workitem.id, WorkitemSubscription.deletion_lock
-    )
-    over = or_(Workitem.ended_at < locked_before, (Workitem.ended_at < before) & ~locked.exists())
+    over = _over(before, locked_before)
     ids = list(session.scalars(select(Workitem.id).where(over).order_by(Workitem.id).limit(limit)))
     if not ids:
         return 0

@@ -161,6 +161,11 @@ def free(session: Session, owner: str) -> int:
     return affected(session, update(WorkitemTiding).where(*held).values(next_attempt_at=utcnow(), lease_owner=""))
 
 
+def any_old(session: Session, now: datetime) -> bool:
+    """Whether `forget` would find one. Takes no lock."""
+    return session.scalar(select(WorkitemTiding.id).where(WorkitemTiding.changed_at < now - KEPT).limit(1)) is not None
+
+
 def forget(session: Session, now: datetime) -> int:
     """Let go of what is older than `KEPT`; returns how many."""
     old = select(WorkitemTiding.id).where(WorkitemTiding.changed_at < now - KEPT).order_by(WorkitemTiding.changed_at)

@@ -66,15 +66,18 @@ class PushedPerformer:
 
     def _forget(self, now: datetime) -> None:
         ups = self.settings.ups
-        before, locked = (
-            now - timedelta(days=days) for days in (ups.keep_days, max(ups.keep_days, ups.keep_locked_days))
-        )
+        before = now - timedelta(days=ups.keep_days)
+        locked_before = now - timedelta(days=max(ups.keep_days, ups.keep_locked_days))
+        self._forget_at = now + timedelta(seconds=_FORGET_S)
+        with self.record.read() as session:
+            over = workitem_queries.any_over(session, before, locked_before)
+            if not over and not workitem_tidings.any_old(session, now):
+                return
         with self.record.write() as session:
-            gone = workitem_queries.forget(session, before, locked)
+            gone = workitem_queries.forget(session, before, locked_before)
             workitem_tidings.forget(session, now)
         if gone:
             log.info("workitems_forgotten", count=gone)
-        self._forget_at = now + timedelta(seconds=_FORGET_S)
 
     def _look_after(self, item: WorkitemView, now: datetime) -> bool:
         with self.record.read() as session:

@@ -54,8 +54,11 @@ class TidingReporter:
 
     def announce_start(self) -> None:
         """Whoever is subscribed hears that this node has been started, and has lost neither items nor subscriptions."""
-        with self.record.write() as session:
+        with self.record.read() as session:
             everybody = workitem_subscriptions.everybody(session)
+        if not everybody:
+            return
+        with self.record.write() as session:
             workitem_tidings.announce(session, GLOBAL_SUBSCRIPTION, EventType.SCP_STATUS_CHANGE, restarted(), everybody)
 
     def run_once(self) -> int:

@@ -10,6 +10,8 @@ from db.session import Record
 from db.types import utcnow
 from node.retention import Housekeeper
 from node.settings import Settings
+from node.worklist.pushed_performer import PushedPerformer
+from node.worklist.tidings import TidingReporter
 from tests.support.records import SENDER, finished_job, queued_job
 from workers.proof import Prover
 from workers.upkeep import Upkeep
@@ -22,11 +24,17 @@ def overdue(record: Record, seconds: float) -> bool:
 
 def test_idle_rounds_take_no_write_lock(settings: Settings, record: Record, other_record: Callable[[], Record]) -> None:
     (settings.data_dir / "instances").mkdir(parents=True)
-    rounds = [Upkeep(settings, record), Prover(settings, record), Housekeeper(settings, record, "keeper")]
+    rounds = [
+        Upkeep(settings, record).run_once,
+        Prover(settings, record).run_once,
+        Housekeeper(settings, record, "keeper").run_once,
+        PushedPerformer(settings, record).run_once,
+        TidingReporter(settings, record, "keeper").run_once,
+    ]
     # On SQLite a writer would now wait for half a minute, and fail.
     with other_record().write():
-        for one in rounds:
-            one.run_once()
+        for run_once in rounds:
+            run_once()
 
 
 def test_what_is_overdue_is_seen_before_anything_is_written(record: Record) -> None:

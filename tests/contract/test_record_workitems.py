@@ -264,6 +264,8 @@ def test_a_subscribers_queue_is_told_in_order_by_one_process(record: Record) -> 
             ("STATE_REPORT", "WAITING"),
         ]
         assert workitem_tidings.forget(session, utcnow()) == 0
+        assert not workitem_tidings.any_old(session, utcnow())
+        assert workitem_tidings.any_old(session, utcnow() + 2 * workitem_tidings.KEPT)
         assert workitem_tidings.forget(session, utcnow() + 2 * workitem_tidings.KEPT) == 3
         workitem_tidings.announce(session, ITEM, EventType.PROGRESS_REPORT, {}, ["WATCHER"])
     assert len(events(record)) == 1
@@ -364,6 +366,8 @@ def test_what_has_ended_is_forgotten_in_time_unless_somebody_holds_it(
     subscribe(record, lock=False)
     with record.write() as session:
         assert workitem_queries.forget(session, utcnow() - timedelta(days=1), utcnow() - timedelta(days=2)) == 0
+        assert not workitem_queries.any_over(session, utcnow() - timedelta(days=1), utcnow() - timedelta(days=2))
+        assert workitem_queries.any_over(session, later, utcnow() - timedelta(days=1))
         assert workitem_queries.forget(session, later, utcnow() - timedelta(days=1)) == 1
         assert workitems.load(session, ITEM) is None
 
