@@ -8,9 +8,10 @@ from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
-from fastapi import FastAPI, Request
-from fastapi.routing import APIRoute
+from fastapi import FastAPI, Request, WebSocketException
+from fastapi.routing import APIRoute, APIWebSocketRoute
 from starlette.concurrency import run_in_threadpool
+from starlette.requests import HTTPConnection
 from starlette.routing import BaseRoute, Mount
 from starlette.staticfiles import StaticFiles
 
@@ -21,7 +22,7 @@ from node.web.context import context_of
 from node.web.guard import client_of
 from node.web.identity import Principal, authenticate, cookie_name
 from node.web.permissions import Permission
-from node.web.problems import Problem, route_of
+from node.web.problems import LoginNeeded, Problem, route_of
 
 _CHANGES_NOTHING = frozenset({"GET", "HEAD", "OPTIONS"})
 _FORM = "application/x-www-form-urlencoded"
@@ -30,6 +31,7 @@ _MOST_FIELDS = 50
 _MOST_FIELDS_OF_A_LIST = 300
 CSRF_FIELD, CSRF_HEADER = "csrf_token", "x-csrf-token"
 LOGIN_COOKIE = "radnode-login"
+_POLICY_VIOLATION = 1008
 FormReader = Callable[[Request], Awaitable[dict[str, str]]]
 
 
@@ -63,6 +65,19 @@ class LocalOrAccess(Access):
         if client_of(request).loopback and "authorization" not in request.headers:
             return Principal("loopback", frozenset({self.permission}))
         return await super().__call__(request)
+
+
+class ChannelAccess(Access):
+    """As Access, of a program that opens a WebSocket. A session does not do: any site could have a browser open one."""
+
+    async def __call__(self, connection: HTTPConnection) -> Principal:  # type: ignore[override]
+        request = Request({**connection.scope, "type": "http", "method": "GET"})
+        try:
+            if "authorization" not in request.headers:
+                raise LoginNeeded
+            return await super().__call__(request)
+        except Problem as problem:
+            raise WebSocketException(_POLICY_VIOLATION, problem.detail) from problem
 
 
 class Open:
@@ -126,7 +141,7 @@ def guard_of(route: BaseRoute) -> Access | Open | None:
     """What guards a route; None where nothing does."""
     if isinstance(route, Mount) and isinstance(route.app, StaticFiles):
         return Open()
-    if not isinstance(route, APIRoute):
+    if not isinstance(route, APIRoute | APIWebSocketRoute):
         return None
     return next((call for call in _calls(route.dependant) if isinstance(call, Access | Open)), None)
 

@@ -31,6 +31,7 @@ from node.web import (
     retry,
     rule_tester,
     study,
+    ups_events,
     ups_rs,
     views,
     worklist,
@@ -49,7 +50,7 @@ from node.web.problems import add_handlers
 
 _PARTS = (
     *(login, oidc, worklist, views, study, news, reading, retry, rerun, live),
-    *(operations, rule_tester, model_page, audit_page, fhir, ups_rs),
+    *(operations, rule_tester, model_page, audit_page, fhir, ups_rs, ups_events),
 )
 NOTICE = "Research use. Not a medical device; results are preliminary and unverified."
 

@@ -92,12 +92,19 @@ class Guard:
         self._timeout_s = web.request_timeout_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
+        if scope["type"] not in {"http", "websocket"}:
             await self.app(scope, receive, send)
             return
         headers = Headers(scope=scope)
         client = self._client(scope, headers)
         scope[CLIENT] = client
+        if scope["type"] == "websocket":
+            if self._refusal(scope["path"], headers, client) is None:
+                await self.app(scope, receive, send)
+            else:
+                # Before it is accepted, this answers 403.
+                await send({"type": "websocket.close", "code": 1008})
+            return
         decorated = _decorated(send, client, scope["path"])
         refused = self._refusal(scope["path"], headers, client)
         if refused is not None:
@@ -110,7 +117,8 @@ class Guard:
         joined = ",".join(headers.getlist("x-forwarded-for")) if "x-forwarded-for" in headers else None
         if joined is None and "forwarded" in headers:
             joined = ""
-        return identify(peer, scope["scheme"], joined, headers.get("x-forwarded-proto"), self._trusted)
+        scheme = {"ws": "http", "wss": "https"}.get(scope["scheme"], scope["scheme"])
+        return identify(peer, scheme, joined, headers.get("x-forwarded-proto"), self._trusted)
 
     def _refusal(self, path: str, headers: Headers, client: Client) -> ASGIApp | None:
         if path not in _ANY_HOST and not self._names_us(headers):

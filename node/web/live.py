@@ -69,6 +69,10 @@ class Changes:
     def full(self) -> bool:
         return len(self._listeners) >= _MOST_STREAMS
 
+    @property
+    def stopping(self) -> bool:
+        return self._stopping
+
     def stop(self) -> None:
         """End all streams: a server that stops waits for them."""
         self._stopping = True

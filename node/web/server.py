@@ -53,7 +53,8 @@ def _server(settings: Settings, record: Record, on_ready: Callable[[], None]) ->
         host=settings.web_host,
         port=settings.web_port,
         http=impatient(web.request_timeout_s, networks(web.trusted_proxies)),
-        ws="none",
+        ws=_channels(settings),
+        ws_max_size=1024,
         log_config=None,
         access_log=False,
         # Whose headers are believed is this application's own affair: node/web/clients.py.
@@ -68,6 +69,15 @@ def _server(settings: Settings, record: Record, on_ready: Callable[[], None]) ->
     return _Server(config, web, on_ready, app.state.context.changes.stop)
 
 
+def _channels(settings: Settings) -> Any:
+    """The protocol of WebSockets, where this node opens any."""
+    if not settings.ups.push:
+        return "none"
+    from node.web.channel_protocol import Channel  # noqa: PLC0415 - loaded only where it is needed
+
+    return Channel
+
+
 def impatient(timeout_s: float, proxies: tuple[Network, ...]) -> type[H11Protocol]:
     """HTTP/1.1 that closes a connection whose request's head has not arrived `timeout_s` seconds after it could.
 
@@ -78,6 +88,7 @@ def impatient(timeout_s: float, proxies: tuple[Network, ...]) -> type[H11Protoco
     class Impatient(H11Protocol):
         _deadline: asyncio.TimerHandle | None = None
         _address = ""
+        _upgraded = False
 
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
@@ -96,15 +107,26 @@ def impatient(timeout_s: float, proxies: tuple[Network, ...]) -> type[H11Protoco
 
         def connection_lost(self, exc: Exception | None) -> None:
             self._forget()
+            self._release()
+            super().connection_lost(exc)
+
+        def handle_websocket_upgrade(self, event: Any) -> None:
+            """From now on the connection is another protocol's, and its share is given back by that."""
+            self._upgraded = True
+            self._forget()
+            super().handle_websocket_upgrade(event)
+            channel: Any = self.transport.get_protocol()
+            channel.released = self._release
+
+        def _release(self) -> None:
             if self._address:
                 open_now[self._address] -= 1
                 if not open_now[self._address]:
                     del open_now[self._address]
                 self._address = ""
-            super().connection_lost(exc)
 
         def _watch(self) -> None:
-            if not self._waits():
+            if self._upgraded or not self._waits():
                 self._forget()
             elif self._deadline is None:
                 self._deadline = self.loop.call_later(timeout_s, self._late)

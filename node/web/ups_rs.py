@@ -1,7 +1,7 @@
 """UPS-RS, for programs: the work items on this node's worklist, under /dicom-web/workitems (PS3.18 chapter 11).
 
-The same items as by DIMSE (`node.worklist.pushed_provider`), by the same rules, where `ups.push` is on. Events are
-reported by DIMSE: this node opens no event channel (WebSocket), and only the AE titles of peer entries subscribe.
+The same items as by DIMSE (`node.worklist.pushed_provider`), by the same rules, where `ups.push` is on. Peer entries
+hear of events by DIMSE, all other subscribers by an event channel (`node.web.ups_events`).
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Annotated, Any
+from urllib.parse import quote
 from uuid import uuid4
 
 from fastapi import Depends, FastAPI, Request, Response
@@ -22,7 +23,7 @@ from db.types import utcnow
 from db.workitem_rules import FILTERED_SUBSCRIPTION, GLOBAL_SUBSCRIPTION, UpsStatus
 from node import storage
 from node.uids import valid_uid
-from node.web import ups_json
+from node.web import ups_events, ups_json
 from node.web.access import Access
 from node.web.context import context_of
 from node.web.identity import Principal
@@ -122,9 +123,7 @@ def create(request: Request, principal: Writer, told: Told) -> Response:
             raise Problem(503, "the worklist is full", {"Retry-After": "60"})
         done = workitems.create(session, replace(pushed.new, by=principal.actor))
     _require(UpsStatus.SUCCESS if done else UpsStatus.DUPLICATE)
-    headers = {
-        "Location": f"{context.settings.web.url(context.settings.web_host, context.settings.web_port)}{BASE}/{uid}"
-    }
+    headers = {"Location": f"{_here(request)}{BASE}/{uid}"}
     if pushed.modified:
         headers |= _warning("the work item was created with modifications: attributes it lacked are empty")
     return Response(status_code=201, headers=headers)
@@ -223,7 +222,7 @@ def request_cancel(request: Request, principal: Writer, uid: str, told: MayTell)
 
 
 def subscribe(request: Request, _principal: Writer, uid: str, ae_title: str) -> Response:
-    """Subscribe (11.10): an AE that has a peer entry, to one item, to all, or to all that match."""
+    """Subscribe (11.10): an AE title, to one item, to all, or to all that match. Says where its channel is."""
     _require_subscriber(request, uid, ae_title)
     lock = request.query_params.get("deletionlock", "false").lower() == "true"
     with context_of(request).record.write() as session:
@@ -232,8 +231,11 @@ def subscribe(request: Request, _principal: Writer, uid: str, ae_title: str) -> 
         else:
             matching = _filter(request) if uid == FILTERED_SUBSCRIPTION else {}
             workitem_subscriptions.subscribe_globally(session, ae_title, lock=lock, matching=matching)
-    told = "events are reported by DICOM N-EVENT-REPORT; this node opens no event channel"
-    return Response(status_code=201, headers=_warning(told))
+    if context_of(request).settings.peer_by_ae(ae_title) is not None:
+        told = "a peer entry has that AE title: it hears of events by DICOM N-EVENT-REPORT"
+        return Response(status_code=201, headers=_warning(told))
+    here = _here(request).replace("http", "ws", 1)
+    return Response(status_code=201, headers={"Content-Location": f"{here}{ups_events.BASE}/{quote(ae_title)}"})
 
 
 def unsubscribe(request: Request, _principal: Writer, uid: str, ae_title: str) -> Response:
@@ -283,8 +285,9 @@ def _require_uid(uid: str) -> None:
 
 def _require_subscriber(request: Request, uid: str, ae_title: str) -> None:
     _require_uid(uid)
-    if context_of(request).settings.peer_by_ae(ae_title) is None:
-        raise Problem(403, "no peer entry has that AE title, and this node opens no event channel")
+    context = context_of(request)
+    if context.settings.peer_by_ae(ae_title) is None and not ups_events.may_listen(context, ae_title):
+        raise Problem(400, "the AE title is none")
 
 
 def _filter(request: Request) -> Json:
@@ -306,6 +309,11 @@ def _part(data: Json, wanted: frozenset[str] | None) -> Json:
 def _data(found: list[Json], headers: Mapping[str, str] | None = None) -> Response:
     content: Any = found
     return JSONResponse(content, headers=dict(headers or {}), media_type=ups_json.MEDIA_TYPE)
+
+
+def _here(request: Request) -> str:
+    settings = context_of(request).settings
+    return settings.web.url(settings.web_host, settings.web_port)
 
 
 def _warning(said: str) -> dict[str, str]:

@@ -209,12 +209,12 @@ def test_a_full_worklist_takes_no_more(program: TestClient) -> None:
     assert program.post(BASE, content=body(item())).status_code == 503
 
 
-def test_subscriptions_are_those_of_peers(served: Site, program: TestClient) -> None:
+def test_peers_that_subscribe_hear_by_dicom(served: Site, program: TestClient) -> None:
     uid = create(program, item())
-    assert program.post(f"{BASE}/{uid}/subscribers/STRANGER").status_code == 403
+    assert program.post(f"{BASE}/{uid}/subscribers/{'A' * 17}").status_code == 400
     answer = program.post(f"{BASE}/{uid}/subscribers/RIS?deletionlock=true")
     assert answer.status_code == 201
-    assert "no event channel" in answer.headers["warning"]
+    assert "N-EVENT-REPORT" in answer.headers["warning"]
     assert program.post(f"{BASE}/{EVERYTHING}/subscribers/RIS").status_code == 201
     with served.record.read() as session:
         assert session.scalars(select(WorkitemSubscription.deletion_lock)).all() == [True]
