@@ -94,6 +94,7 @@ def show_study(
     show = may_show(request, principal, asked=patients == "show")
     _note_viewed(request, principal, uid, patient_shown=show)
     shown = _shown(images, image) if principal.may(Permission.IMAGES_READ) else None
+    viewable = [one.sop_instance_uid for one in images if one.has_pixels]
     with context.record.read() as session:
         history = study_details.history(session, uid, [job.id for job in row.jobs])
         said = readings.of_study(session, uid)
@@ -113,6 +114,8 @@ def show_study(
         mark=news.mark_of(told, row, said, correction),
         images=images,
         shown=shown,
+        viewable=viewable,
+        at=viewable.index(shown.sop_instance_uid) if shown is not None and shown.sop_instance_uid in viewable else 0,
         overlays=[] if shown is None or hidden else _overlays(context, results, shown),
         viewer=viewer.address(context.settings.web.viewer_url, row, show_patient=show),
         **page_values(said, principal, hidden=hidden),

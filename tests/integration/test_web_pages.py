@@ -212,6 +212,19 @@ def test_an_image_is_shown_as_it_is_and_under_another_window(ward: Site) -> None
     assert browser.get(f"/studies/5.5/images/{made.image}").status_code == 404
 
 
+def test_images_follow_one_another_under_the_same_window(ward: Site) -> None:
+    made = study(ward)
+    for number in (2, 3):
+        receive(ward.record, received(number, made.study, sop_instance_uid=f"{made.study}.1.{number}"))
+    browser = ward.logged_in("ada")
+    first = browser.get(f"/studies/{made.study}").text
+    assert ("Image 1 of 3" in first, "Previous image" in first) == (True, False)
+    page = browser.get(f"/studies/{made.study}?image={made.study}.1.2&centre=40&width=80").text
+    assert "Image 2 of 3" in page
+    links = [str(a["href"]) for tag, a in Tags(page).found if tag == "a" and "centre=40.0" in str(a.get("href"))]
+    assert [link.partition("image=")[2].partition("&")[0] for link in links] == [made.image, f"{made.study}.1.3"]
+
+
 def test_a_map_lies_on_its_image(ward: Site) -> None:
     made = study(ward)
     browser = ward.logged_in("ada")
