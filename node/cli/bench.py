@@ -55,8 +55,20 @@ def explain(context: typer.Context) -> None:
 
 
 @app.command(context_settings=_AS_THEY_COME)
+def queue(context: typer.Context) -> None:
+    """Radiographs in a row, and a STAT one behind them."""
+    _run("bench.sustained", context.args)
+
+
+@app.command(context_settings=_AS_THEY_COME)
+def series(context: typer.Context) -> None:
+    """A CT series through a model of slices, beside bare decoding and inference."""
+    _run("bench.series", context.args)
+
+
+@app.command(context_settings=_AS_THEY_COME)
 def study(context: typer.Context) -> None:
-    """From the last byte received to the report stored in a PACS."""
+    """From the last byte received to report and picture stored in a PACS."""
     _run("bench.journey", context.args)
 
 
