@@ -29,6 +29,7 @@ from db.tables import Commitment, Delivery, Instance, Job, Refusal, Result, Stud
 from db.transitions import affected
 
 # Not with a bound value: of an index on a part of the rows a database must see that it is the same part.
+_IS_QUARANTINED = Instance.state == literal_column(f"'{InstanceState.QUARANTINED}'")
 _IS_HERE = Refusal.path != literal_column("''")
 _IN_WORK = (InstanceState.RECEIVED, InstanceState.ROUTED)
 _FOR_A_PERSON = (InstanceState.QUARANTINED, InstanceState.FAILED)
@@ -132,7 +133,7 @@ def due_aside(session: Session, before: datetime, *, limit: int) -> list[int]:
 
 def aside_bytes(session: Session) -> int:
     """How much lies in quarantine: images of another patient than their study's, and objects set aside."""
-    images = select(func.sum(Instance.size_bytes)).where(Instance.state == InstanceState.QUARANTINED)
+    images = select(func.sum(Instance.size_bytes)).where(_IS_QUARANTINED)
     objects = select(func.sum(Refusal.size_bytes)).where(Refusal.kind == RefusalKind.CONFLICT, _IS_HERE)
     return int(session.scalar(images) or 0) + int(session.scalar(objects) or 0)
 

@@ -50,6 +50,11 @@ def _states(kind: type[Any]) -> Enum:
     )
 
 
+def _where(condition: str) -> dict[str, Any]:
+    """For an index of some rows only."""
+    return {"sqlite_where": text(condition), "postgresql_where": text(condition)}
+
+
 class Base(DeclarativeBase):
     metadata = MetaData(
         naming_convention={
@@ -78,7 +83,6 @@ class Base(DeclarativeBase):
 
 
 _UID = String(64)
-_IS_ASIDE = text("path <> ''")
 # SQLite counts up by itself only for INTEGER keys.
 _KEY = BigInteger().with_variant(Integer, "sqlite")
 
@@ -128,7 +132,11 @@ class Series(Base):
 
 class Instance(Base):
     __tablename__ = "instances"
-    __table_args__ = (Index("ix_instances_study_id_state", "study_id", "state"),)
+    __table_args__ = (
+        Index("ix_instances_study_id_state", "study_id", "state"),
+        # How much lies in quarantine, among millions that do not.
+        Index("ix_instances_quarantined", "size_bytes", **_where("state = 'QUARANTINED'")),
+    )
 
     id: Mapped[int] = mapped_column(_KEY, primary_key=True)
     study_id: Mapped[int] = mapped_column(ForeignKey("studies.id"))
@@ -155,9 +163,7 @@ class Instance(Base):
 class Refusal(Base):
     __tablename__ = "refusals"
     # What lies in quarantine, among all that was refused.
-    __table_args__ = (
-        Index("ix_refusals_aside", "at", "size_bytes", sqlite_where=_IS_ASIDE, postgresql_where=_IS_ASIDE),
-    )
+    __table_args__ = (Index("ix_refusals_aside", "at", "size_bytes", **_where("path <> ''")),)
 
     id: Mapped[int] = mapped_column(_KEY, primary_key=True)
     kind: Mapped[RefusalKind]
@@ -189,7 +195,7 @@ class Revision(Base):
     # The SOP Instance UID in INSTANCE scope, "" in STUDY scope: numbers count per subject.
     subject: Mapped[str] = mapped_column(_UID, default="")
     number: Mapped[int]
-    supersedes_id: Mapped[int | None] = mapped_column(ForeignKey("revisions.id"))
+    supersedes_id: Mapped[int | None] = mapped_column(ForeignKey("revisions.id"), index=True)
     reason: Mapped[str] = mapped_column(Text)
     decided_at: Mapped[datetime]
 
@@ -218,6 +224,8 @@ class Job(Base):
     __table_args__ = (
         UniqueConstraint("revision_id", "model"),
         Index("ix_jobs_state_lease_until", "state", "lease_until"),
+        # Since when the first of those that wait has waited.
+        Index("ix_jobs_queued", "available_at", **_where("state = 'QUEUED'")),
     )
 
     id: Mapped[str] = mapped_column(String(36), primary_key=True)
