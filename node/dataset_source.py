@@ -84,6 +84,10 @@ class ForwardFile:
         self._position += len(data)
         return data
 
+    def ahead(self) -> tuple[bytes | memoryview, int]:
+        """The piece in hand, and where in it the next byte to be read lies."""
+        return self._piece, self._position - self._start
+
     def seek(self, position: int, /) -> int:
         """Go on from there: anywhere ahead, or back within the piece in hand.
 

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from pydicom.datadict import dictionary_VR
 
-from node.dataset_source import LONG_VRS, UNKNOWN_SIZE, HeaderError, RawDataset, truncated
+from node.dataset_source import LONG_VRS, UNKNOWN_SIZE, ForwardFile, HeaderError, RawDataset, truncated
 
 UNDEFINED_LENGTH = 0xFFFFFFFF
 PIXEL_TAGS = frozenset({0x7FE00008, 0x7FE00009, 0x7FE00010})
@@ -26,6 +26,10 @@ MOST_NESTED_SEQUENCES = 64
 MOST_ELEMENTS = 2_000_000
 """An enhanced series of 2,000 frames has about 200,000; a million take about two seconds."""
 
+# Those with a length of 16 bits (PS3.5 7.1.2): none holds items, none has an undefined length.
+_PLAIN_VRS = frozenset(
+    b"AE AS AT CS DA DS DT FD FL IS LO LT PN SH SL SS ST TM UI UL US".split(),
+)
 _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 
 
@@ -107,7 +111,11 @@ class _Walker:
 
     def elements(self, stop_at_pixels: bool) -> Iterator[Element]:
         self._file.seek(self._position)
-        while first := self._beginning():
+        while True:
+            yield from self._plain_ahead()
+            first = self._beginning()
+            if not first:
+                return
             start = self._position - 8
             tag, vr, length = self._header(first, self._implicit)
             value_start = self._position
@@ -125,6 +133,30 @@ class _Walker:
             if not self._forward:
                 # Whoever consumes the walk may have read from the same file.
                 self._file.seek(self._position)
+
+    def _plain_ahead(self) -> Iterator[Element]:
+        """Plain elements that lie in the piece in hand as a whole, one after the other, without a call for each step.
+
+        Most of a header is of these; at the first of another kind, or the first that may not be all there, the general
+        way goes on.
+        """
+        if self._implicit or not isinstance(self._file, ForwardFile):
+            return
+        piece, offset = self._file.ahead()
+        unpack, base = self._explicit_header.unpack_from, self._position - offset
+        while offset + 8 <= len(piece) and self._left > 0:
+            group, element, vr, length = unpack(piece, offset)
+            tag = group << 16 | element
+            value_start = offset + 8
+            end = value_start + length
+            if vr not in _PLAIN_VRS or group == 0xFFFE or tag in PIXEL_TAGS or end > len(piece):
+                break
+            self._left -= 1
+            value = bytes(piece[value_start:end]) if length <= self._keep.get(tag, -1) else None
+            start, offset = offset, end
+            yield Element(tag, vr.decode("ascii"), base + start, base + value_start, length, base + end, value)
+        self._position = base + offset
+        self._file.seek(self._position)
 
     def _beginning(self) -> bytes:
         """The first eight bytes of a top-level element; b"" where there is none any more."""

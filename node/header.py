@@ -333,7 +333,8 @@ def _encodings(raw: bytes) -> list[str]:
 
 
 def _text(raw: bytes, encodings: list[str]) -> str:
-    return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", _decoded(raw, encodings).strip("\0 \r\n\t"))
+    text = _decoded(raw, encodings).strip("\0 \r\n\t")
+    return text if text.isprintable() else _CONTROL.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
 def _decoded(raw: bytes, encodings: list[str]) -> str:
