@@ -49,9 +49,7 @@ class UpsStatus(IntEnum):
     DUPLICATE = 0x0111
     RESOURCE_LIMITATION = 0x0213
     MODIFIED = 0xB300  # created, with modifications
-    LOCK_NOT_GRANTED = 0xB301
     ALREADY_CANCELED = 0xB304
-    COERCED = 0xB305
     ALREADY_COMPLETED = 0xB306
     ENDED = 0xC300  # it may no longer be updated
     WRONG_TRANSACTION = 0xC301
@@ -66,7 +64,6 @@ class UpsStatus(IntEnum):
     PERFORMER_UNREACHABLE = 0xC312
     PERFORMER_DECLINES = 0xC313
     NOT_APPROPRIATE = 0xC314
-    NO_EVENTS = 0xC315
 
 
 class EventType(IntEnum):
