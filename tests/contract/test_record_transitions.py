@@ -14,6 +14,7 @@ from db.errors import ConflictError, IllegalTransition
 from db.house_tables import Deletion
 from db.order_tables import Notice, Pledge, StudyOrder
 from db.performance_tables import Performance
+from db.prior_tables import PriorRequest
 from db.session import Record
 from db.states import (
     TRANSITIONS,
@@ -29,6 +30,7 @@ from db.states import (
     OrderState,
     PerformanceState,
     PledgeState,
+    PriorState,
     StudyState,
     TidingState,
     WorkitemState,
@@ -52,6 +54,7 @@ TABLES: dict[type[StrEnum], type[Base]] = {
     PledgeState: Pledge,
     PerformanceState: Performance,
     DeletionState: Deletion,
+    PriorState: PriorRequest,
     WorkitemState: Workitem,
     TidingState: WorkitemTiding,
 }
@@ -117,6 +120,18 @@ def prepare(record: Record, source: StrEnum) -> type[Base]:
                 size_bytes=0,
                 detail={},
                 begun_at=moment,
+            )
+        )
+        session.add(
+            PriorRequest(
+                study_id=session.scalars(select(Study.id)).one(),
+                digest="e" * 64,
+                wanted={},
+                state=PriorState.WANTED,
+                wanted_at=moment,
+                wait_until=moment,
+                next_attempt_at=moment,
+                changed_at=moment,
             )
         )
         notices.record(session, NoticeKind.MPPS, "7.8", ["7.9"], state=NoticeState.IN_PROGRESS, calling_ae="CT")

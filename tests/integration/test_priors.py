@@ -177,14 +177,6 @@ def test_the_latest_study_of_the_same_patient_is_fetched_and_nothing_else(
     assert [event for event, *_ in asking.timeline()] == ["priors_fetched"]
 
 
-def test_a_patient_without_earlier_studies_has_none(pacs: Orthanc, node: Listener, tmp_path: Path) -> None:
-    current = chest(tmp_path, "current", PatientID="NOBODY", StudyDate="20260301")
-    pacs.upload(current)
-    known(pacs, node, get=True)
-    answer = received(node, settings_for(node, pacs.dicom_port), current).answered()
-    assert (answer.state, answer.images) == (PriorState.ABSENT, ())
-
-
 @pytest.mark.parametrize(
     "changes",
     [{"PatientID": "*"}, {"PatientID": "ID?"}, {"PatientID": ""}, {"PatientID": "A\\B"}, {"StudyDate": ""}],
