@@ -6,6 +6,7 @@ import base64
 import re
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -58,9 +59,15 @@ class Ward:
 
 @pytest.fixture
 def ward(tmp_path: Path) -> Iterator[Ward]:
-    site = Site(tmp_path)
+    with serving(tmp_path) as served:
+        yield served
+
+
+@contextmanager
+def serving(folder: Path, **web: Any) -> Iterator[Ward]:
+    site = Site(folder)
     pacs = Peer(ae_title="PACS", host="127.0.0.1", port=9, silent_after_min=30)
-    site.settings = Settings(data_dir=tmp_path, web_port=free_port(), peers={"pacs": pacs})
+    site.settings = Settings(data_dir=folder, web_port=free_port(), peers={"pacs": pacs}, web=web)
     stop, ready = threading.Event(), threading.Event()
     thread = threading.Thread(target=serve_until, args=(site.settings, site.record, ready.set, stop))
     thread.start()
@@ -316,6 +323,21 @@ def test_every_page_is_accessible(page: Page, ward: Ward, tmp_path: Path, scheme
     expect(page.get_by_text("Route chest-radiographs: matches")).to_be_visible()
     found["rule tester"] = violations(page)
     assert {path: said for path, said in found.items() if said} == {}
+
+
+def test_what_settings_hide_is_hidden_accessibly_until_it_is_shown(page: Page, tmp_path: Path) -> None:
+    with serving(tmp_path, ai_after_first_read=True, mask_patients=True) as ward:
+        log_in(page, ward)
+        found = {"worklist": violations(page)}
+        expect(page.get_by_text("after a first reading").first).to_be_visible()
+        page.goto(f"{ward.url}/studies/{ward.read.study}")
+        expect(page.get_by_role("link", name="Show patient")).to_be_visible()
+        expect(page.get_by_role("slider")).to_have_count(0)
+        found["study"] = violations(page)
+        page.get_by_role("button", name="Nothing to report").click()
+        expect(page.get_by_role("slider", name="Heat map")).to_be_visible()
+        expect(page.get_by_text("Doe")).to_have_count(0)
+        assert {path: said for path, said in found.items() if said} == {}
 
 
 def test_everything_is_reached_by_keyboard(page: Page, ward: Ward) -> None:
