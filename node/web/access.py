@@ -70,7 +70,7 @@ class LocalOrAccess(Access):
 class ChannelAccess(Access):
     """As Access, of a program that opens a WebSocket. A session does not do: any site could have a browser open one."""
 
-    async def __call__(self, connection: HTTPConnection) -> Principal:  # type: ignore[override]
+    async def __call__(self, connection: HTTPConnection) -> Principal:
         request = Request({**connection.scope, "type": "http", "method": "GET"})
         try:
             if "authorization" not in request.headers:

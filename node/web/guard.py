@@ -117,7 +117,7 @@ class Guard:
         joined = ",".join(headers.getlist("x-forwarded-for")) if "x-forwarded-for" in headers else None
         if joined is None and "forwarded" in headers:
             joined = ""
-        scheme = {"ws": "http", "wss": "https"}.get(scope["scheme"], scope["scheme"])
+        scheme = str(scope["scheme"]).replace("ws", "http", 1)
         return identify(peer, scheme, joined, headers.get("x-forwarded-proto"), self._trusted)
 
     def _refusal(self, path: str, headers: Headers, client: Client) -> ASGIApp | None:

@@ -10,6 +10,7 @@ from contextlib import closing, contextmanager
 from itertools import islice
 
 from pydicom.dataset import Dataset
+from pydicom.tag import Tag
 from pynetdicom import build_context
 from pynetdicom.association import Association
 
@@ -26,7 +27,7 @@ from node.worklist.work_items import UPS_PULL, UPS_WATCH
 _CHANGE_STATE, _SUBSCRIBE = 1, 3
 _MOST_ANSWERS = 200
 # pynetdicom's own log cannot put up with a list of one.
-_STATE_AND_PRIORITY = [0x00741000, 0x00741200]
+_STATE_AND_PRIORITY = [Tag(0x00741000), Tag(0x00741200)]
 # One message to a manager, and what it takes pynetdicom to notice that it goes unanswered.
 _WITHIN = 2.0
 
