@@ -7,7 +7,10 @@ a second, in a listener that never looks at a pixel.
 from __future__ import annotations
 
 import sys
-from importlib.machinery import PathFinder
+from collections.abc import Sequence
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec, PathFinder
+from types import ModuleType
 
 # `requests` is there for pydicom's own test files.
 _UNUSED = ("PIL", "gdcm", "jpeg_ls", "numpy", "openjpeg", "pylibjpeg", "requests", "rle")
@@ -27,14 +30,26 @@ _DECODED_BY: dict[str, tuple[str, ...]] = {
 }
 
 
+class _NotInstalled(MetaPathFinder):
+    """Says of the unused that there are none.
+
+    None in `sys.modules` would say so, too, but psycopg looks NumPy up there and takes what it finds for the module.
+    """
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if fullname in _UNUSED:
+            raise ModuleNotFoundError(f"{fullname} is of no use in this process", name=fullname)
+        return None
+
+
 def keep_decoders_out() -> None:
     """For this process, before anything imports pydicom: to all that asks, they are not installed.
 
-    That is what None in `sys.modules` says to Python's import system, and what every one of pydicom's attempts to
-    import them allows for.
+    Every one of pydicom's attempts to import them allows for that.
     """
-    for name in _UNUSED:
-        sys.modules.setdefault(name, None)  # type: ignore[arg-type] - documented: such an import fails
+    sys.meta_path.insert(0, _NotInstalled())
 
 
 def is_decodable(transfer_syntax_uid: str) -> bool:

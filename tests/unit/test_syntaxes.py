@@ -41,6 +41,15 @@ def test_what_a_listener_takes_without_loading_a_decoder_is_what_decoders_can_re
     assert told.split("\n")[:-1] == [*accepted_transfer_syntaxes(), "[]"]
 
 
+def test_a_process_without_decoders_speaks_with_postgresql() -> None:
+    asked = (
+        "from node import lean; lean.keep_decoders_out(); import node.listener; from psycopg import sql\n"
+        "print(sql.Literal(7).as_string(None))"
+    )
+    told = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, check=False)
+    assert (told.returncode, told.stdout) == (0, "7\n"), told.stderr[-500:]
+
+
 def test_no_copyleft_decoder_takes_part() -> None:
     by_uid = {syntax.uid: syntax.plugins for syntax in decodable_transfer_syntaxes()}
     for uid in ("1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.57", "1.2.840.10008.1.2.4.70", "1.2.840.10008.1.2.4.80"):
