@@ -19,11 +19,14 @@ import typer
 
 from db import deletions, listing, outbox, retention, schema
 from db.errors import ConfigError, PeerUnavailable, RadnodeError
+from db.identities import Identity
 from db.session import Record, safe_url
 from models.runner import check_golden, visible_gpus
 from node import broker, scu, storage
 from node.broker_url import weaknesses
 from node.cli.common import EXIT_FAILED, Config, Json, out
+from node.retrieve.asking import ask_studies
+from node.retrieve.choosing import Current
 from node.settings import Peer, Settings, load
 from node.settings_fhir import FhirDestination
 from node.settings_hl7 import Hl7Destination
@@ -99,6 +102,7 @@ def examine(config: Path | None, *, with_models: bool = True) -> Iterator[Findin
     for name, repository in settings.fhir.destinations.items():
         yield _fhir(settings, name, repository)
     yield from _worklist(settings)
+    yield from _priors(settings)
     yield from _senders(settings)
     yield _decoders()
     yield _gpu(settings)
@@ -291,6 +295,19 @@ def _worklist(settings: Settings) -> Iterator[Finding]:
         )
 
 
+def _priors(settings: Settings) -> Iterator[Finding]:
+    """Whether earlier studies may be asked for; the patient is nobody."""
+    peer = settings.peers.get(settings.priors.peer)
+    if peer is None:
+        return
+
+    def look() -> str:
+        ask_studies(peer, settings, Current("", Identity(_NO_ORDER), ""), ("19000101", "19000102"))
+        return f"{settings.priors.peer} answers C-FIND for prior studies"
+
+    yield _attempt("priors", look, "Let this node's AE title query the peer at STUDY level, and C-GET from it.")
+
+
 def _senders(settings: Settings) -> Iterator[Finding]:
     to_sender = [route.name for route in settings.routes if "sender" in route.destinations]
     if to_sender and not settings.peers:
@@ -349,6 +366,8 @@ def _try_models(settings: Settings, models: LoadedModels) -> Iterator[Finding]:
             off = check_golden(loaded.bundle, loaded.runner)
             if loaded.bundle.manifest.series is not None and (alone := _image_by_image(settings, wanted)):
                 raise ModelUnusable(f"it reads series, but routes {', '.join(alone)} hand it one image at a time")
+            if loaded.bundle.manifest.priors is not None and not settings.priors.peer:
+                raise ModelUnusable("it compares with prior studies, and priors.peer names nobody who has any")
             return f"version {loaded.bundle.manifest.version} answers its test vectors (largest difference {off:.1e})"
 
         yield _attempt(f"model {model_id}", look, "Install the model again, or mend the routes that name it.")

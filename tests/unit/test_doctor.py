@@ -109,6 +109,15 @@ def test_a_worklist_that_may_be_asked(tmp_path: Path) -> None:
     assert (found.grade, found.detail) == (Grade.OK, "ris answers C-FIND; asked by no route")
 
 
+def test_a_peer_for_priors_that_is_away(tmp_path: Path) -> None:
+    pacs = f'[peers.pacs]\nae_title = "PACS"\nhost = "127.0.0.1"\nport = {closed_port()}\n'
+    assert "priors" not in findings(write(tmp_path, pacs))
+    found = findings(write(tmp_path, pacs + '[priors]\npeer = "pacs"'))["priors"]
+    assert found.grade is Grade.FAIL
+    assert "cannot be reached" in found.detail
+    assert "C-GET" in found.remedy
+
+
 def test_a_broker_that_is_away(tmp_path: Path) -> None:
     found = findings(write(tmp_path, "").with_name("radnode.toml"))
     assert found["broker"].grade is Grade.OK
