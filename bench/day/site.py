@@ -137,8 +137,8 @@ def site(folder: Path, workers: int, at_once: int, models: Path) -> Iterator[Sit
         node.run("db", "upgrade")
         record = Record(url, pool_size=2)
         stack.callback(record.close)
+        stack.callback(lambda: node.process and node.stop())
         node.start()
-        stack.callback(node.stop)
         # With a broker of its own `serve` would run the workers, too.
         worker = stack.enter_context(part(node, "worker"))
         yield Site(node, record, pacs, worker.pid)
