@@ -24,7 +24,7 @@ KEPT = timedelta(days=30)
 """What is over is forgotten then; the audit keeps it."""
 
 OPEN = (F.CLAIMING, F.HELD, F.COMPLETING, F.CANCELING)
-_ENDS = (F.COMPLETED, F.CANCELED, F.LOST)
+_ENDS = (F.COMPLETED, F.CANCELED, F.LOST, F.GIVEN_UP)
 _AT_ONCE = 500
 
 Code = tuple[str, str, str]

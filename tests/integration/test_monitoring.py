@@ -11,14 +11,19 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from db.states import DeliveryState, InstanceState, JobState
+from db.states import DeliveryState, InstanceState, JobState, PerformanceState
 from node.settings import Peer, Settings
 from node.web.app import create_app
 from node.web.figures import QUANTILES, STAGES
 from tests.support.web import site
 
 MONITORING = Path(__file__).resolve().parents[2] / "deploy" / "monitoring"
-STATES = {"radnode_jobs": JobState, "radnode_deliveries": DeliveryState, "radnode_instances": InstanceState}
+STATES = {
+    "radnode_jobs": JobState,
+    "radnode_deliveries": DeliveryState,
+    "radnode_instances": InstanceState,
+    "radnode_ups_performed": PerformanceState,
+}
 
 
 @pytest.fixture(scope="module")
