@@ -150,6 +150,19 @@ def test_an_open_study_says_that_it_has_changed_and_stays_as_it_is(page: Page, w
     expect(page.get_by_text("This study has changed")).to_have_count(0)
 
 
+def test_a_page_that_hears_nothing_any_more_says_so(page: Page, ward: Ward) -> None:
+    page.clock.install()
+    page.route("**/events", lambda route: route.fulfill(status=404))
+    log_in(page, ward)
+    stale = page.get_by_text("what is shown may be old")
+    expect(stale).to_be_hidden()
+    page.clock.fast_forward(11_000)
+    expect(stale).to_be_visible()
+    page.unroute("**/events")
+    page.clock.fast_forward(31_000)
+    expect(stale).to_be_hidden()
+
+
 def test_what_cannot_be_done_is_said_where_the_reader_is(page: Page, ward: Ward) -> None:
     log_in(page, ward)
     page.goto(f"{ward.url}/studies/{ward.read.study}")

@@ -8,14 +8,28 @@ htmx.registerExtension("no-eval", { init: (api) => api.initSecurity(null, refuse
 
 const $ = (id) => document.getElementById(id);
 
+// A stream ends now and then and is opened again within seconds.
+const STALE_AFTER_MS = 10_000, AGAIN_AFTER_MS = 30_000;
+
 function startListening() {
   const address = document.body.dataset.live;
   if (!address) return;
   const events = new EventSource(address);
   // What was missed while nobody was listening is shown, and not announced.
   events.addEventListener("changed", (event) => htmx.trigger("#live", "changed", { quietly: event.data === "quietly" }));
+  let lost = 0;
+  events.addEventListener("open", () => { clearTimeout(lost); lost = 0; $("stale").hidden = true; });
+  events.addEventListener("error", () => {
+    lost ||= setTimeout(() => { $("stale").hidden = false; }, STALE_AFTER_MS);
+    if (events.readyState !== EventSource.CLOSED) return;
+    // Refused: an ended session shows at the next look, a node that is full takes us later.
+    htmx.trigger("#live", "changed", { quietly: true });
+    setTimeout(() => { clearTimeout(lost); startListening(); }, AGAIN_AFTER_MS);
+  });
   addEventListener("pagehide", () => { events.close(); htmx.trigger("#live", "htmx:abort"); });
 }
+// One that comes out of the browser's memory listens to nothing.
+addEventListener("pageshow", (event) => { if (event.persisted) location.reload(); });
 
 // A list that comes out the same is not announced, nor are figures that change all the time.
 document.addEventListener("htmx:before:swap", ({ detail: { ctx, tasks } }) => {
@@ -45,9 +59,11 @@ document.addEventListener("htmx:response:error", ({ detail: { ctx } }) => {
   fail(ctx, answer ? answer.textContent : "The node answered with status " + ctx.response.status + ".");
 });
 document.addEventListener("htmx:error", ({ detail: { ctx } }) => {
-  if (ctx) fail(ctx, "The node does not answer. Nothing was changed; try again.");
+  if (ctx) fail(ctx, "The node did not answer. Load the page again to see whether it was done.");
 });
-document.addEventListener("htmx:before:request", () => { $("failed").hidden = true; });
+document.addEventListener("htmx:before:request", ({ detail: { ctx } }) => {
+  if (ctx.sourceElement.id !== "live") $("failed").hidden = true;
+});
 
 function startCopying() {
   if (!navigator.clipboard) return;
