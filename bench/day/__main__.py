@@ -21,8 +21,9 @@ from bench.day import compare
 from bench.day.chart import draw
 from bench.day.files import Sizes, write_day
 from bench.day.hospital import Kind, Study, day
+from bench.day.outcome import Outcome
 from bench.day.queueing import waiting_at
-from bench.day.site import WARM_UP, Outcome, run_day, series_model, site
+from bench.day.site import WARM_UP, run_day, series_model, site
 
 _FORECAST = (2, 8, 64)
 _POINTS = 480

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from bench.day.compare import modelled, overheads
+from bench.day.outcome import Outcome
 from bench.day.queueing import waiting_at
-from bench.day.site import Outcome
 
 _COLOURS = {"stat": "#c0392b", "urgent": "#d68910", "routine": "#2e6da4"}
 _POINTS = 480

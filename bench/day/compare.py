@@ -10,8 +10,8 @@ from itertools import pairwise
 import numpy as np
 
 from bench.day.hospital import DAY_S, READ, Kind, day
+from bench.day.outcome import Done
 from bench.day.queueing import Served, Work, busy_share, simulate, waiting_at
-from bench.day.site import Done
 from bench.figures import percentile
 
 RANKS = {"stat": 0, "urgent": 1, "routine": 1}

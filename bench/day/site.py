@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -20,6 +20,7 @@ from sqlalchemy import func, select, text
 from sqlalchemy.orm import Session
 
 from bench.day.hospital import DAY_S, READ, Kind, Study
+from bench.day.outcome import Done, Outcome
 from db.session import Record
 from db.tables import Delivery, Instance, Job, Result
 from db.tables import Study as StudyRow
@@ -66,39 +67,6 @@ _PARTS = ("infer", "deliver", "listener", "keeper", "web")
 WARM_UP = -1
 _SENDERS = 8
 _TAIL_S = 600.0
-
-
-@dataclass(frozen=True)
-class Done:
-    """A job, in seconds since the day began. sent_s: when its last object was at the PACS. received_s: its study's
-    last image."""
-
-    kind: str
-    priority: str
-    received_s: float
-    created_s: float
-    started_s: float
-    finished_s: float
-    sent_s: float
-
-
-@dataclass
-class Outcome:
-    """A day as it was. spans: (made, at the PACS) of each delivery. cpu_s: by part of the node. writes: rows written
-    and WAL bytes of the record. lag_s: how late studies were sent, against the plan. outage_s: from and to."""
-
-    workers: int
-    seconds: float
-    jobs: list[Done] = field(default_factory=list)
-    deliveries: list[tuple[float, float]] = field(default_factory=list)
-    instances: int = 0
-    received_bytes: int = 0
-    cpu_s: dict[str, float] = field(default_factory=dict)
-    writes: dict[str, float] = field(default_factory=dict)
-    lag_s: list[float] = field(default_factory=list)
-    loads: list[float] = field(default_factory=list)
-    outage_s: tuple[float, float] = (0.0, 0.0)
-    drained_s: float = 0.0
 
 
 @dataclass

@@ -9,7 +9,9 @@ from statistics import fmean
 import numpy as np
 import pytest
 
+from bench.day.compare import Overheads, modelled, overheads, real_days, waits, waits_of
 from bench.day.hospital import DAY_S, Kind, day
+from bench.day.outcome import Done
 from bench.day.queueing import Served, Work, busy_share, simulate, waiting_at
 
 ARRIVALS = 60_000
@@ -67,6 +69,46 @@ def test_one_that_is_begun_is_not_interrupted_and_equals_come_in_order() -> None
 
 def test_a_queue_is_as_long_as_what_has_come_and_not_gone() -> None:
     assert waiting_at([0.0, 1.0, 2.5, 4.0], [(1.0, 3.0), (2.0, 4.0), (2.0, 2.0)]) == [0, 1, 2, 0]
+
+
+def measured(workers: int, handover_s: float, changeover_s: float) -> list[Done]:
+    """A day as the model has it, with a handover and a changeover that are known."""
+    random = np.random.default_rng(2)
+    works = poisson(0.6, random.uniform(0.5, 1.5, 400), (random.random(400) < 0.8).astype(int))
+    longer = [Work(w.at_s + handover_s, w.rank, w.service_s + changeover_s) for w in works]
+    return [
+        Done(
+            kind="CR",
+            priority="stat" if one.work.rank == 0 else "routine",
+            received_s=one.work.at_s - handover_s,
+            created_s=one.work.at_s - handover_s,
+            started_s=one.begun_s,
+            finished_s=one.ended_s - changeover_s,
+            sent_s=one.ended_s,
+        )
+        for one in simulate(longer, workers)
+    ]
+
+
+def test_the_model_finds_the_overheads_of_a_day_and_tells_its_waits() -> None:
+    day_of_one = measured(1, 0.1, 0.2)
+    taken = overheads(day_of_one)
+    assert (taken.handover_s, taken.changeover_s) == pytest.approx((0.1, 0.2))
+    model, real = waits_of(modelled(day_of_one, 1, taken), taken), waits(day_of_one)
+    for group in ("STAT", "others"):
+        assert len(real[group]) > 50
+        assert sorted(model[group]) == pytest.approx(sorted(real[group]))
+    assert fmean(real["STAT"]) < fmean(real["others"])
+
+
+def test_more_workers_are_told_to_wait_less() -> None:
+    rows = real_days(measured(1, 0.0, 0.0) + measured_ct(), Overheads(0.0, 0.0), (3000,), (1, 8))
+    assert [row["workers"] for row in rows] == [1, 8]
+    assert rows[1]["busiest_hour_busy"] < rows[0]["busiest_hour_busy"]
+
+
+def measured_ct() -> list[Done]:
+    return [Done("CT", "routine", 0.0, 0.0, 0.0, 2.0, 2.0)]
 
 
 def test_a_day_has_its_shape_and_is_the_same_again() -> None:
