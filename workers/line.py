@@ -35,9 +35,8 @@ class Line:
     def take(self, job_id: str) -> None:
         """Begin with a job; returns once there is room for another, so that what is urgent finds nothing before it.
 
-        Raises what an earlier job, or this one, raised.
+        Raises what an earlier job, or this one, raised; this one is begun all the same.
         """
-        self._make_room(self._at_once - 1)
         self._running.add(self._threads.submit(self._watched, job_id))
         self._make_room(self._at_once - 1)
 

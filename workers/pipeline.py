@@ -92,18 +92,18 @@ def run_job(worker: Worker, job_id: str) -> None:
 
 
 def finish_job(worker: Worker, job_id: str) -> None:
-    """`run_job`, and what nobody foresaw handed back: the process and its other jobs go on.
-
-    Raises RecordUnavailable where that cannot be recorded; the lease runs out then.
-    """
+    """`run_job`, and what nobody foresaw handed back: the process and its other jobs go on."""
     try:
-        run_job(worker, job_id)
+        try:
+            run_job(worker, job_id)
+        except RecordUnavailable:
+            raise
+        except Exception as error:
+            log.exception("job_failed", job=job_id)
+            hand_back_unfinished(worker, job_id, f"unforeseen {type(error).__name__}; see the worker's log")
     except RecordUnavailable as error:
-        # Its lease runs out, and it is announced again.
+        # Where it was claimed its lease runs out; then it is announced again.
         log.warning("job_left", job=job_id, reason=str(error))
-    except Exception as error:
-        log.exception("job_failed", job=job_id)
-        hand_back_unfinished(worker, job_id, f"unforeseen {type(error).__name__}; see the worker's log")
 
 
 def hand_back_unfinished(worker: Worker, job_id: str, reason: str) -> None:

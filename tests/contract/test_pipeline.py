@@ -25,7 +25,7 @@ from tests.support.shared import shared_dicom
 from workers.deliver import Sender
 from workers.loaded import Loaded, LoadedModels
 from workers.messages import run_messages
-from workers.pipeline import Worker, hand_back_unfinished, run_job
+from workers.pipeline import Worker, finish_job, hand_back_unfinished, run_job
 
 POSITIVE = "cxr_wrapped/wrap_09_pneumonia.dcm"
 LATERAL = "cxr/nih_udacity_test6.dcm"
@@ -252,6 +252,28 @@ def test_work_cut_short_is_tried_again_and_parked_in_the_end(
     hand_back_unfinished(worker, job_id, "it took too long")
     (job,) = state(record)
     assert (job["state"], job["reason"]) == ("PARKED", "tried 2 times: it took too long")
+
+
+def test_a_job_whose_time_is_up_is_tried_again_and_counts_as_tried(
+    worker: Worker, record: Record, settings: Settings
+) -> None:
+    short = settings.model_copy(update={"work": settings.work.model_copy(update={"soft_time_limit_s": 0})})
+    run_job(replace(worker, settings=short), queue(record, stored(settings, POSITIVE)))
+    (job,) = state(record)
+    assert (job["state"], job["attempts"]) == ("QUEUED", 1)
+    assert "work.soft_time_limit_s = 0" in job["reason"]
+
+
+def test_what_nobody_foresaw_is_handed_back_and_said(
+    worker: Worker, record: Record, settings: Settings, loaded: Loaded
+) -> None:
+    def fail() -> None:
+        raise LookupError("of a library")
+
+    finish_job(replace(worker, models=Preloaded(settings, loaded, fail)), queue(record, stored(settings, POSITIVE)))
+    (job,) = state(record)
+    assert (job["state"], job["attempts"]) == ("QUEUED", 1)
+    assert job["reason"] == "unforeseen LookupError; see the worker's log"
 
 
 def test_results_for_a_sender_nobody_configured_stay_and_say_so(
