@@ -29,7 +29,12 @@ class Jobs:
 
     def take_all(self, line: Line, *names: str) -> threading.Thread:
         """As a consumer of messages does: one after the other, the next once there is room for it."""
-        thread = threading.Thread(target=lambda: [line.take(name) for name in names])
+
+        def take() -> None:
+            for name in names:
+                line.take(name)
+
+        thread = threading.Thread(target=take)
         thread.start()
         return thread
 
