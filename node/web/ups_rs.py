@@ -6,8 +6,11 @@ hear of events by DIMSE, all other subscribers by an event channel (`node.web.up
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Annotated, Any
 from urllib.parse import quote
 from uuid import uuid4
@@ -21,6 +24,7 @@ from db.dicom_json import Json, text
 from db.states import WorkitemState
 from db.types import utcnow
 from db.workitem_rules import FILTERED_SUBSCRIPTION, GLOBAL_SUBSCRIPTION, UpsStatus
+from db.workitems import WorkitemView
 from node import storage
 from node.uids import valid_uid
 from node.web import ups_events, ups_json
@@ -34,6 +38,7 @@ from node.worklist.pushed_reading import WorkitemRefused
 
 BASE = "/dicom-web/workitems"
 _LONGEST_AE = 16
+MOST_ANSWER_BYTES = 16 << 20
 _EVERYTHING = frozenset({GLOBAL_SUBSCRIPTION, FILTERED_SUBSCRIPTION})
 
 # PS3.18 11.4 to 11.12, tables of status codes: 400 of the request itself, 409 of the state that is in the way.
@@ -146,17 +151,16 @@ def search(request: Request, principal: Reader) -> Response:
     ups_json.require_given(request.headers.get("accept", ""))
     asked = ups_json.search(request.query_params.multi_items())
     with context_of(request).record.read() as session:
-        wanted = asked.offset + asked.limit
-        found = [one.data for one in workitem_queries.find(session, asked.query, limit=wanted + 1)]
-    page = found[asked.offset : wanted]
-    said = ["there are more matches; ask for them by offset"] if len(found) > wanted else []
+        found = workitem_queries.find(session, asked.query, limit=asked.offset + asked.limit + 1)
+        page, more = _page(islice(found, asked.offset, None), asked)
+    said = ["there are more matches; ask for them by offset"] if more else []
     if asked.fuzzy:
         said.append("fuzzymatching is not supported; literal matching was done")
     headers = _warning("; ".join(said)) if said else {}
     if not page:
         return Response(status_code=204, headers=headers)
     _note_shown(request, principal, len(page))
-    return _data([_part(one, asked.wanted) for one in page], headers)
+    return _data(page, headers)
 
 
 def update(request: Request, principal: Writer, uid: str, told: Told) -> Response:
@@ -259,16 +263,14 @@ def suspend(request: Request, _principal: Writer, uid: str, ae_title: str) -> Re
     return Response(status_code=200)
 
 
-class _refusals:  # noqa: N801 - read as what it does
+@contextmanager
+def _refusals() -> Iterator[None]:
     """What the reading refuses, as a problem: its text names attributes, and never their values."""
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
-        if isinstance(error, WorkitemRefused):
-            status, _ = _REFUSALS.get(error.status, (400, ""))
-            raise Problem(status, str(error)) from error
+    try:
+        yield
+    except WorkitemRefused as error:
+        status, _ = _REFUSALS.get(error.status, (400, ""))
+        raise Problem(status, str(error)) from error
 
 
 def _require(status: UpsStatus) -> dict[str, str]:
@@ -300,6 +302,18 @@ def _named(request: Request, name: str) -> str:
     """A UID in the URL: as a parameter of that name, or by itself (?1.2.3)."""
     bare = next((key for key, value in request.query_params.multi_items() if not value and valid_uid(key)), "")
     return request.query_params.get(name, bare)
+
+
+def _page(found: Iterable[WorkitemView], asked: ups_json.Search) -> tuple[list[Json], bool]:
+    """What one answer holds, and whether there is more: a number of items, and of bytes, whichever is reached first."""
+    page: list[Json] = []
+    size = 0
+    for one in found:
+        size += len(json.dumps(part := _part(one.data, asked.wanted)))
+        if len(page) >= asked.limit or (page and size > MOST_ANSWER_BYTES):
+            return page, True
+        page.append(part)
+    return page, False
 
 
 def _part(data: Json, wanted: frozenset[str] | None) -> Json:

@@ -14,6 +14,7 @@ from pydicom.uid import generate_uid
 from sqlalchemy import select
 
 from db.workitem_tables import WorkitemSubscriber, WorkitemSubscription, WorkitemTiding
+from node.web import ups_rs
 from tests.support.ups_manager import code, work_item
 from tests.support.web import Site, site
 
@@ -201,6 +202,18 @@ def test_items_that_the_standard_does_not_let_be_created(program: TestClient, at
     assert answer.status_code == 400
     assert "Doe" not in answer.text
     assert program.get(BASE).status_code == 204
+
+
+def test_a_page_holds_no_more_than_it_may(program: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    uids = [create(program, item()) for _ in range(3)]
+    monkeypatch.setattr(ups_rs, "MOST_ANSWER_BYTES", 5000)
+    seen: list[str] = []
+    while len(seen) < len(uids):
+        answer = program.get(BASE, params={"includefield": "all", "offset": str(len(seen))})
+        assert 0 < len(answer.json()) < len(uids)
+        assert ("more" in answer.headers.get("warning", "")) is (len(seen) + len(answer.json()) < len(uids))
+        seen += [one["00080018"]["Value"][0] for one in answer.json()]
+    assert seen == uids
 
 
 def test_a_full_worklist_takes_no_more(program: TestClient) -> None:
