@@ -17,6 +17,7 @@ from db import (
     operations,
     outbox,
     performances,
+    priors,
     queues,
     retention,
     workitem_queries,
@@ -54,7 +55,7 @@ class RecordCollector:
             queued = {name: queues.waiting(session, name) for name in self.settings.hl7.destinations}
             bundles = {name: queues.waiting(session, name) for name in self.settings.fhir.destinations}
             taken = hl7_received.counts(session)
-            performed = performances.counts(session)
+            performed, fetched = performances.counts(session), priors.counts(session)
             pushed, tidings = workitem_queries.counts(session), workitem_tidings.counts(session)
         for name, states in counts.items():
             family = GaugeMetricFamily(f"radnode_{name}", f"How many {name} are in each state.", labels=["state"])
@@ -76,6 +77,7 @@ class RecordCollector:
         yield from _queues("fhir", "FHIR", bundles)
         yield from _taken(taken)
         yield _performed(performed)
+        yield _by_state("radnode_priors", "Questions for prior studies, by what became of them.", fetched)
         yield _by_state("radnode_workitems", "Work items that peers have pushed, by state.", pushed)
         yield _by_state("radnode_workitem_events", "Events of work items, by whether they were told.", tidings)
         free = shutil.disk_usage(self.settings.data_dir).free

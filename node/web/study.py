@@ -8,10 +8,10 @@ from typing import Annotated, Any
 
 from fastapi import Depends, FastAPI, Query, Request, Response
 
-from db import audit, identities, model_versions, readings, study_details, worklist
+from db import audit, identities, model_versions, priors, readings, study_details, worklist
 from db.errors import UnreadableError
 from db.readings import ReadingView
-from db.states import DeliveryState, JobState
+from db.states import DeliveryState, JobState, PriorState
 from db.study_details import ImageView, ResultView
 from db.types import utcnow
 from db.worklist import JobView, StudyRow
@@ -38,6 +38,14 @@ Level = Annotated[float | None, Query(ge=-1e6, le=1e6)]
 Width = Annotated[float | None, Query(ge=1, le=1e6)]
 Side = Annotated[int, Query(ge=64, le=4096)]
 _REPORT, _PICTURE = "SR", "SC"
+_PRIOR_WORDS = {
+    PriorState.WANTED: "being fetched",
+    PriorState.FOUND: "fetched",
+    PriorState.ABSENT: "none",
+    PriorState.REFUSED: "refused",
+    PriorState.FAILED: "could not be had",
+    PriorState.GONE: "were fetched",
+}
 
 
 @dataclass(frozen=True)
@@ -99,6 +107,7 @@ def show_study(
         history = study_details.history(session, uid, [job.id for job in row.jobs])
         said = readings.of_study(session, uid)
         correction = identities.of_study(session, uid)
+        earlier_studies = [_fetched(*one) for one in priors.of_study(session, row.id)]
         hidden = bool(blinded.hidden(request, principal, session, [uid]))
     runs = [] if hidden else _runs(context, row, results, said)
     told = line(row, context.settings.web, utcnow(), show_patient=show, show_ai=not hidden)
@@ -111,6 +120,7 @@ def show_study(
         runs=[run for run in runs if run.job.current],
         earlier=[run for run in runs if not run.job.current],
         correction=correction,
+        earlier_studies=earlier_studies,
         mark=news.mark_of(told, row, said, correction),
         images=images,
         shown=shown,
@@ -250,6 +260,11 @@ def _runs(context: Context, row: StudyRow, results: list[ResultView], said: list
         )
         for job in sorted(row.jobs, key=lambda job: job.created_at, reverse=True)
     ]
+
+
+def _fetched(state: PriorState, reason: str) -> str:
+    """What became of a question for prior studies."""
+    return f"{_PRIOR_WORDS[state]}, {reason}" if reason else _PRIOR_WORDS[state]
 
 
 def _refused(job: JobView) -> list[tuple[str, str]]:

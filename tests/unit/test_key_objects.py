@@ -12,6 +12,7 @@ from pydicom.dataset import Dataset
 from pydicom.uid import EnhancedCTImageStorage
 
 from db.errors import UnreadableError
+from models.contracts import Priority
 from tests.support.result_samples import analysed, header, provenance, refused, series
 from workers.offers import ENHANCED_SR, KEY_OBJECTS
 from workers.results import ResultObject, SourceResult, as_sop_class, build_results, naming_report
@@ -69,6 +70,18 @@ def test_it_names_images_with_findings_their_pictures_and_the_report_and_nothing
     assert "not verified by a physician. Not for clinical use." in description(document)
     assert "Pneumonia, Pleural effusion" in description(document)
     assert "Nodule" not in description(document)
+
+
+def test_what_is_urgent_is_said_to_be() -> None:
+    made = analysed(header(), ["pneumonia", "effusion"])
+    assert made.reading is not None
+    found = [
+        dataclasses.replace(one, priority=Priority.STAT) if one.key == "pneumonia" else one
+        for one in made.reading.findings
+    ]
+    urgent = dataclasses.replace(made, reading=dataclasses.replace(made.reading, findings=tuple(found)))
+    *_, flags = built(urgent)
+    assert "Pneumonia (stat), Pleural effusion" in description(read(flags))
 
 
 def test_an_independent_reader_takes_it_for_a_selection() -> None:

@@ -13,7 +13,7 @@ from pydicom.uid import UID, ExplicitVRLittleEndian, KeyObjectSelectionDocumentS
 
 from db.domain import ResultRef
 from db.errors import UnreadableError
-from models.contracts import Presence
+from models.contracts import Presence, Priority
 from workers.offers import SR_CLASSES
 from workers.results import codes, items
 from workers.results.contents import Provenance, ResultObject
@@ -100,9 +100,10 @@ def _references(document: Dataset) -> Iterator[Dataset]:
 
 
 def _positives(part: Part) -> list[str]:
-    """The labels that are present in one source, as people call them."""
+    """The labels that are present in one source, as people call them, with the priority of those that hasten."""
     reading = part.result.reading
-    return [] if reading is None else [f.display for f in reading.findings if f.presence is Presence.PRESENT]
+    found = [] if reading is None else [f for f in reading.findings if f.presence is Presence.PRESENT]
+    return [f.display if f.priority is Priority.ROUTINE else f"{f.display} ({f.priority.value})" for f in found]
 
 
 def _named(source: Source) -> ResultRef:
