@@ -223,10 +223,13 @@ def request_cancel(
     return UpsStatus.SUCCESS
 
 
-def change(session: Session, sop_instance_uid: str, changes: Json, transaction_uid: str) -> UpsStatus:
+def change(
+    session: Session, sop_instance_uid: str, changes: Json, transaction_uid: str, *, own: bool = False
+) -> UpsStatus:
     """Set attributes of an item that has not ended; one that is claimed by its Transaction UID only (PS3.4 CC.2.6).
 
-    changes: valid, and none of those that only other operations change. An empty attribute is kept empty.
+    changes: valid, and none of those that only other operations change. An empty attribute is kept empty. own: by this
+    node, which may name as many outputs as it has made.
     """
     row = _held(session, sop_instance_uid)
     if row is None:
@@ -237,7 +240,7 @@ def change(session: Session, sop_instance_uid: str, changes: Json, transaction_u
         return UpsStatus.WRONG_TRANSACTION
     now = utcnow()
     before, after = row.data, {**row.data, **changes, MODIFIED_AT: element("DT", date_time(now))}
-    if len(json.dumps(after)) > MOST_CHARACTERS:
+    if not own and len(json.dumps(after)) > MOST_CHARACTERS:
         return UpsStatus.RESOURCE_LIMITATION
     priority = LEVELS.get(text(after, PRIORITY), row.priority)
     _write(session, row, data=after, priority=priority, changed_at=now)

@@ -91,7 +91,7 @@ class PushedPerformer:
             uid, own_ae = item.sop_instance_uid, self.settings.ae_title
             for target in turns:
                 if target is not WorkitemState.IN_PROGRESS:
-                    workitems.change(session, uid, self._told(item, step, now), lock)
+                    workitems.change(session, uid, self._told(item, step, now), lock, own=True)
                 status = workitems.change_state(session, uid, target, lock, actor=own_ae, own=True)
                 if status is not UpsStatus.SUCCESS:
                     # Somebody else has claimed, canceled or ended it since it was read.
@@ -99,7 +99,7 @@ class PushedPerformer:
                     return False
                 changed = True
             if step.next is Next.GO_ON and _progress_of(item.data) != step.progress:
-                workitems.change(session, uid, self._told(item, step, now), lock)
+                workitems.change(session, uid, self._told(item, step, now), lock, own=True)
             again = now + timedelta(seconds=_LATER_S if work is None else _after_s(item, now))
             # An item whose study does not come is looked at once more at the moment it expires.
             if item.expires_at is not None and item.expires_at > now:

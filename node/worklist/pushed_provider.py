@@ -101,8 +101,8 @@ class WorkitemProvider:
             return self._serve(command, context, data_set, caller)
         except WorkitemRefused as refusal:
             status, reason = refusal.status, str(refusal)
-        except StorageFull as error:
-            status, reason = Status.RESOURCE_LIMITATION, str(error)
+        except StorageFull:
+            status, reason = Status.RESOURCE_LIMITATION, "the disk is full (limits.min_free_bytes)"
         except (RetriableError, SQLAlchemyError) as error:
             status, reason = Status.PROCESSING_FAILURE, type(error).__name__
         log.warning(

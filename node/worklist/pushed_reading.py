@@ -98,7 +98,7 @@ def created(found: Dataset, uid: str, *, created_by: str, own_ae: str, study_for
     new = NewWorkitem(
         sop_instance_uid=uid,
         study_instance_uid=study,
-        data=_answerable(attributes),
+        data=attributes,
         created_by=created_by,
         priority=rules.PRIORITIES[text(attributes, rules.PRIORITY)],
         instances=instances,
@@ -122,7 +122,7 @@ def changes(found: Dataset) -> tuple[Json, str]:
     _check_words(attributes)
     for tag in _CODES:
         _check_codes(attributes, tag)
-    return _answerable(attributes), lock
+    return attributes, lock
 
 
 def decoded(data: bytes, transfer_syntax: str) -> Dataset:
@@ -148,7 +148,7 @@ def encoded(data: Json, transfer_syntax: str) -> bytes:
 
 
 def as_json(found: Dataset) -> Json:
-    """A data set as the record holds it: bounded, in Unicode. Raises WorkitemRefused."""
+    """A data set as the record holds it: bounded, in Unicode, fit to be written again. Raises WorkitemRefused."""
     try:
         with warnings.catch_warnings(action="ignore"):
             attributes = found.to_json_dict()
@@ -160,6 +160,10 @@ def as_json(found: Dataset) -> Json:
     if _depth(attributes) > _MOST_DEEP:
         raise WorkitemRefused(Status.INVALID_VALUE, f"has sequences nested more than {_MOST_DEEP} deep")
     attributes.pop(_CHARACTER_SET, None)
+    try:
+        encoded(attributes, IMPLICIT_VR_LITTLE_ENDIAN)
+    except MALFORMED as error:
+        raise WorkitemRefused(Status.INVALID_VALUE, f"has a value that is none ({type(error).__name__})") from error
     return attributes
 
 
@@ -170,15 +174,6 @@ def _depth(attributes: Json) -> int:
         level = [item for one in level for tag in one for item in items(one, tag) if one[tag].get("vr") == "SQ"]
         depth += 1
     return depth
-
-
-def _answerable(attributes: Json) -> Json:
-    """The same, where it can be written as a data set again: whoever asks for it gets it so."""
-    try:
-        encoded(attributes, IMPLICIT_VR_LITTLE_ENDIAN)
-    except MALFORMED as error:
-        raise WorkitemRefused(Status.INVALID_VALUE, f"has a value that is none ({type(error).__name__})") from error
-    return attributes
 
 
 def _require(attributes: Json, tag: str) -> None:

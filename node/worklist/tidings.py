@@ -19,8 +19,11 @@ from db.types import utcnow
 from db.workitem_rules import GLOBAL_SUBSCRIPTION, PUSH_CLASS, EventType, restarted
 from db.workitem_tidings import DueTidings, Tiding
 from node import scu
+from node.commitment import MALFORMED
+from node.dataset_source import IMPLICIT_VR_LITTLE_ENDIAN
 from node.settings import Peer, Settings
 from node.syntaxes import UPS_EVENT_CLASS
+from node.worklist.pushed_reading import encoded
 
 log = structlog.get_logger(__name__)
 
@@ -38,7 +41,8 @@ class TidingReporter:
         self.settings = settings
         self.record = record
         self.owner = owner
-        self._peers = {peer.ae_title.strip(): peer for peer in settings.peers.values()}
+        # Of two entries with one AE title the first counts, as elsewhere.
+        self._peers = {peer.ae_title.strip(): peer for peer in reversed(settings.peers.values())}
 
     def run(self, stop: threading.Event) -> None:
         """Until `stop` is set. The record being away is waited out."""
@@ -118,8 +122,13 @@ def report(association: Association, peer: Peer, tiding: Tiding) -> str:
         PeerUnavailable: no answer.
         PeerRefused: the peer takes no events from their provider.
     """
-    information = Dataset.from_json(tiding.information)
-    information.SpecificCharacterSet = "ISO_IR 192"
+    try:
+        information = Dataset.from_json(tiding.information)
+        information.SpecificCharacterSet = "ISO_IR 192"
+        encoded(tiding.information, IMPLICIT_VR_LITTLE_ENDIAN)
+    except MALFORMED as error:
+        # It must not hold up what comes after it.
+        return f"its information cannot be written as a data set ({type(error).__name__})"
     try:
         status, _ = association.send_n_event_report(
             information, int(tiding.event_type), PUSH_CLASS, tiding.sop_instance_uid, meta_uid=UPS_EVENT_CLASS

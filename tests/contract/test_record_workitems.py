@@ -198,6 +198,9 @@ def test_each_change_is_told_as_the_event_that_it_is(record: Record) -> None:
     assert text(events(record)[3][1], rules.READINESS) == "UNAVAILABLE"
     assert change(record, {rules.LABEL: element("LT", "x" * rules.MOST_CHARACTERS)}) == UpsStatus.RESOURCE_LIMITATION
     with record.write() as session:
+        many = {rules.LABEL: element("LT", "x" * rules.MOST_CHARACTERS)}
+        assert workitems.change(session, ITEM, many, LOCK, own=True) == UpsStatus.SUCCESS
+    with record.write() as session:
         workitems.explain(session, ITEM, "waits", check_at=utcnow())
     assert seen(record).reason == "waits"
 

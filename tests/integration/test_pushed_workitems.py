@@ -11,7 +11,7 @@ from pydicom.dataset import Dataset
 from pydicom.uid import generate_uid
 from sqlalchemy import delete, select, update
 
-from db import jobs, workitem_subscriptions, workitems
+from db import jobs, workitem_subscriptions, workitem_tidings, workitems
 from db.states import JobState, WorkitemState
 from db.tables import Delivery, Job
 from db.types import utcnow
@@ -347,3 +347,17 @@ def test_events_wait_for_a_subscriber_that_is_away(listener: Listener, uid: str,
     with subscriber(WATCHER_PORT) as events:
         assert TidingReporter(settings, listener.record, "test:events").run_once() == 1
         assert events.states == ["SCHEDULED"]
+
+
+def test_an_event_that_cannot_be_written_holds_up_no_other(
+    listener: Listener, uid: str, study: str, events: Events
+) -> None:
+    with listener.record.write() as session:
+        workitem_tidings.announce(session, uid, EventType.PROGRESS_REPORT, {"00741004": {"vr": "XX"}}, ["WATCHER"])
+    with worklist(listener.port) as items:
+        assert items.create(pushed(study), uid)[0] == CREATED
+        assert items.subscribe(uid, "WATCHER") == 0
+    report(listener)
+    assert events.states == ["SCHEDULED"]
+    with listener.record.read() as session:
+        assert workitem_tidings.counts(session) == {"GIVEN_UP": 1, "TOLD": 1}
