@@ -52,9 +52,10 @@ SUMMARY: dict[str, Any] = {
 OUTCOME = {"resourceType": "OperationOutcome", "issue": [{"severity": "error", "code": "invalid"}]}
 
 
-def sender(record: Record, folder: Path, to: FhirDestination, **fhir: Any) -> Sender:
-    given = Fhir(destinations={"repository": to}, **fhir)
-    delivery = DeliverySettings(max_attempts=5, connect_timeout_s=2.0)
+def sender(record: Record, folder: Path, to: FhirDestination, patients: str = "", **changes: Any) -> Sender:
+    """patients: Identifier.system of their ids. changes: to [delivery]."""
+    given = Fhir(destinations={"repository": to}, patient_id_system=patients)
+    delivery = DeliverySettings(**{"max_attempts": 5, "connect_timeout_s": 2.0, **changes})
     return Sender(Settings(data_dir=folder, fhir=given, delivery=delivery), record, OWNER)
 
 
@@ -97,7 +98,7 @@ def test_a_result_is_put_as_resources_that_refer_to_each_other(record: Record, t
     (tmp_path / "token").write_text("s3cret\n")
     with FhirServer() as server:
         to = server.destination(token_file=tmp_path / "token")
-        run_bundles(sender(record, tmp_path, to, patient_id_system="urn:oid:1.2.3"), "repository")
+        run_bundles(sender(record, tmp_path, to, "urn:oid:1.2.3"), "repository")
         headers, bundle = server.sent.get(timeout=5)
     assert Bundle.model_validate(bundle).type == "transaction"
     assert headers["authorization"] == "Bearer s3cret"
@@ -178,33 +179,32 @@ def test_a_refused_bundle_is_a_dead_letter_and_the_queue_goes_on(record: Record,
     assert states(record) == ["CONFIRMED", "CONFIRMED"]
 
 
-@pytest.mark.parametrize(
-    ("answer", "said"),
-    [
-        (Say(429, {"Retry-After": "3600"}), "busy"),
-        (Say(503), "busy"),
-        (Say(401), "check url and token"),
-        (Say(404), "check url and token"),
-        (Say(302, {"Location": "http://127.0.0.1:1/R4"}), "redirections are not followed"),
-        (Say(200, body={"resourceType": "Bundle", "entry": []}), "no transaction-response"),
-        (Say(200, {"Content-Type": "text/html"}), "no transaction-response"),
-    ],
+NO_MATTER_OF_THE_BUNDLE = (
+    (Say(503), "busy"),
+    (Say(401), "check url and token"),
+    (Say(404), "check url and token"),
+    (Say(302, {"Location": "http://127.0.0.1:1/R4"}), "redirections are not followed"),
+    (Say(200, body={"resourceType": "Bundle", "entry": []}), "no transaction-response"),
+    (Say(200, {"Content-Type": "text/html"}), "no transaction-response"),
+    (Say(429, {"Retry-After": "3600"}), "busy"),
 )
-def test_what_is_no_matter_of_the_bundle_makes_the_queue_wait(
-    record: Record, tmp_path: Path, answer: Say, said: str
-) -> None:
+
+
+def test_what_is_no_matter_of_the_bundle_makes_the_queue_wait(record: Record, tmp_path: Path) -> None:
     finished(record, 1)
     finished(record, 2)
-    with FhirServer([answer]) as server:
-        run_bundles(sender(record, tmp_path, server.destination()), "repository")
-        assert server.sent.qsize() == 1
-    first, second = rows(record)
-    assert (first["state"], second["state"], second["attempts"]) == ("PENDING", "PENDING", 0)
-    assert said in first["reason"]
-    if answer.status == 429:
-        with record.read() as session:
-            at = session.scalars(select(Delivery.next_attempt_at).where(Delivery.attempts == 1)).one()
-        assert at - datetime.now(UTC) > timedelta(minutes=50)
+    with FhirServer([answer for answer, _ in NO_MATTER_OF_THE_BUNDLE]) as server:
+        mine = sender(record, tmp_path, server.destination(), max_attempts=20, circuit_failures=20)
+        for number, (_, said) in enumerate(NO_MATTER_OF_THE_BUNDLE, 1):
+            hurry(record)
+            run_bundles(mine, "repository")
+            assert server.sent.qsize() == number
+            first, second = rows(record)
+            assert (first["state"], second["state"], second["attempts"]) == ("PENDING", "PENDING", 0)
+            assert said in first["reason"]
+    with record.read() as session:
+        at = session.scalars(select(Delivery.next_attempt_at).where(Delivery.attempts > 0)).one()
+    assert at - datetime.now(UTC) > timedelta(minutes=50)
 
 
 def test_an_entry_that_was_not_taken_is_not_taken_for_one(record: Record, tmp_path: Path) -> None:

@@ -118,14 +118,14 @@ class Server:
         until_s = time.monotonic() + self._to.response_timeout_s
         try:
             with client.stream(method, url, headers=given, content=body) as answer:
-                said = b""
+                said = bytearray()
                 for part in answer.iter_raw():
                     said += part
                     if len(said) > _MOST_BYTES:
                         raise PeerUnavailable(f"{self._where} answers without an end")
                     if time.monotonic() > until_s:
                         raise PeerUnavailable(f"{self._where} did not answer within {self._to.response_timeout_s:g} s")
-                return answer.status_code, answer.headers, said
+                return answer.status_code, answer.headers, bytes(said)
         except (httpx2.ConnectError, httpx2.ConnectTimeout) as error:
             kind = type(error).__name__
             raise NoConnection(f"no connection to {self._where} ({kind}); check url, ca and the way there") from error
