@@ -22,7 +22,7 @@ from db.errors import PermanentError
 from db.session import Record
 from node import logs
 from node.processes import end_with_parent
-from workers import alive, queues
+from workers import alive, queues, results
 from workers.analysis import terms_for
 from workers.app import DELIVER_TASK, INFER_TASK, make_app, settings_of_process
 from workers.bundles import run_bundles
@@ -76,6 +76,7 @@ def _start_child(**_: Any) -> None:
         except DecoderUnavailable as error:
             # Each job will ask for one again, and be handed back where there is none.
             log.warning("decoders_not_started", reason=str(error))
+        results.warm_up()
         models.warm_up(dict.fromkeys(model for route in settings.routes for model in route.models))
 
 

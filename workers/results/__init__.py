@@ -17,7 +17,7 @@ from workers.results.contents import (
 )
 from workers.results.ko import build_flags, naming_report
 from workers.results.page import readable_html
-from workers.results.sc import Shown, build_picture, picture_ref
+from workers.results.sc import Shown, build_picture, picture_ref, warm_up
 from workers.results.source import Source, read_source
 from workers.results.sr import as_sop_class, build_report, sr_fallbacks
 from workers.results.subject import corrected, read_subject
@@ -35,6 +35,7 @@ __all__ = [
     "part_of",
     "readable_html",
     "sr_fallbacks",
+    "warm_up",
 ]
 
 
