@@ -219,7 +219,11 @@ def find(
         within(2 * _LONGEST_FIND * settings.delivery.response_timeout_s, lambda: association),
     ):
         for query in queries:
-            for status, found in association.send_c_find(query, model):
+            try:
+                answers = association.send_c_find(query, model)
+            except RuntimeError as error:
+                raise PeerUnavailable(f"{at(peer)} has closed the association") from error
+            for status, found in answers:
                 code = status.get("Status")
                 if code is None or time.monotonic() > until:
                     raise PeerUnavailable(f"{at(peer)} did not answer C-FIND to the end")

@@ -26,7 +26,6 @@ from db.states import PerformanceState as F
 from db.types import utcnow
 from db.workitem_rules import UNSPECIFIED
 from node.commitment import MALFORMED
-from node.scu import PeerRefused
 from node.settings import Settings
 from node.worklist import managers, work_items
 from node.worklist.fetching import Fetcher
@@ -123,7 +122,7 @@ class Performer:
             self._over(one, F.LOST, str(error))
         except PeerUnavailable as error:
             self._again(one, str(error))
-        except PeerRefused as error:
+        except PermanentError as error:
             if line.unopened or one.state is F.HELD:
                 # A setting on one of the two sides, which a person may mend.
                 self._again(one, str(error))
@@ -292,7 +291,7 @@ class _Line:
         self._performer = performer
         self._stack = ExitStack()
         self._talk: Talk | None = None
-        self._failed: PeerUnavailable | PeerRefused | None = None
+        self._failed: PeerUnavailable | PermanentError | None = None
 
     @property
     def unopened(self) -> bool:
@@ -306,7 +305,7 @@ class _Line:
             own = self._performer
             try:
                 self._talk = self._stack.enter_context(managers.talk(own.peer, own.settings, own.manager))
-            except (PeerUnavailable, PeerRefused) as error:
+            except (PeerUnavailable, PermanentError) as error:
                 self._failed = error
                 raise
         return self._talk

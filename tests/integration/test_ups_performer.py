@@ -19,7 +19,7 @@ from db.states import JobState
 from db.states import PerformanceState as F
 from db.tables import Job
 from db.types import utcnow
-from node.settings import Peer, Settings
+from node.settings import Peer, Settings, Tls
 from node.settings_ups import Ups, WorkitemCode
 from node.settings_ups import UpsManager as ManagerSettings
 from node.worklist.performer import Performer, loops
@@ -384,3 +384,30 @@ def test_a_manager_that_does_not_answer_holds_up_no_other(record: Record, manage
             hung.may_answer.set()
             for thread in threads:
                 thread.join(20)
+
+
+def test_a_manager_that_hangs_up_is_asked_again(record: Record, manager: UpsManager, tmp_path: Path) -> None:
+    item = work_item(STUDY, FIRST)
+    manager.schedule(item)
+    with record.write() as session:
+        performances.take_up(session, new(str(item.SOPInstanceUID)))
+    manager.hangs_up = True
+    for _ in range(4):
+        steps(performer(record, manager.port, tmp_path), record, 1)
+    assert states(record) == [F.CLAIMING]
+    manager.hangs_up = False
+    steps(performer(record, manager.port, tmp_path), record, 1)
+    assert (manager.state(item), states(record)) == ("IN PROGRESS", [F.HELD])
+
+
+def test_certificates_that_are_missing_end_no_loop(record: Record, manager: UpsManager, tmp_path: Path) -> None:
+    item = work_item(STUDY, FIRST)
+    with record.write() as session:
+        performances.take_up(session, new(str(item.SOPInstanceUID)))
+    node = performer(record, manager.port, tmp_path)
+    tls = Tls(ca=tmp_path / "nowhere.pem")
+    peer = node.peer.model_copy(update={"tls": True})
+    settings = node.settings.model_copy(update={"tls": tls, "peers": {**node.settings.peers, "ris": peer}})
+    steps(Performer(settings, record, "ris"), record, 2)
+    assert states(record) == [F.CLAIMING]
+    assert "[tls]" in rows(record)[0].reason

@@ -71,7 +71,8 @@ class UpsManager:
 
     lose: names of operations that are carried out and whose answer is lost with the association, once each. refuse:
     statuses to answer operations with, instead of carrying them out. moves: (study, AE title) it was asked to send by
-    C-MOVE, which it says that it has. may_answer: whether it answers at all.
+    C-MOVE, which it says that it has. may_answer: whether it answers at all. hangs_up: it
+    ends each association as soon as it is open.
     """
 
     port: int
@@ -84,6 +85,7 @@ class UpsManager:
     progress: list[float] = field(default_factory=list)
     moves: list[tuple[str, str]] = field(default_factory=list)
     may_answer: threading.Event = field(default_factory=threading.Event)
+    hangs_up: bool = False
 
     def __post_init__(self) -> None:
         self.may_answer.set()
@@ -98,6 +100,10 @@ class UpsManager:
     def claim_as_another(self, item: Dataset) -> None:
         item.ProcedureStepState = "IN PROGRESS"
         self.owners[str(item.SOPInstanceUID)] = generate_uid()
+
+    def opened(self, event: Any) -> None:
+        if self.hangs_up:
+            event.assoc.abort()
 
     def find(self, _: Any) -> Iterator[tuple[int, Dataset | None]]:
         self.may_answer.wait(60)
@@ -214,6 +220,7 @@ def ups_manager() -> Iterator[UpsManager]:
     for sop_class in (UnifiedProcedureStepPull, UnifiedProcedureStepWatch, _MOVE):
         entity.add_supported_context(sop_class)
     handlers: list[Any] = [
+        (evt.EVT_ESTABLISHED, manager.opened),
         (evt.EVT_C_FIND, manager.find),
         (evt.EVT_N_ACTION, manager.act),
         (evt.EVT_N_SET, manager.set),
