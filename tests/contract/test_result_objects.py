@@ -167,7 +167,10 @@ def everything(tmp_path_factory: pytest.TempPathFactory) -> list[Built]:
     built = []
     for source in SOURCES:
         for outcome, make in OUTCOMES.items():
-            if source in EVERY_OUTCOME or outcome in {"positive", "mixed"}:
+            if outcome == "beside a prior":
+                if source == "cr":
+                    built += saved(folder, f"{source} {outcome}", make(real(source)))
+            elif source in EVERY_OUTCOME or outcome in {"positive", "mixed"}:
                 built += saved(folder, f"{source} {outcome}", make(real(source)))
     for name in SERIES:
         for outcome, told in SERIES_OUTCOMES.items():
@@ -222,7 +225,8 @@ def test_dciodvfy_finds_no_error_in_any_object(
 
 @pytest.mark.timeout(900)
 def test_pixelmed_finds_no_error_in_any_document(reports: list[Path], selections: list[Path], tmp_path: Path) -> None:
-    verdicts = pixelmed([*reports, *selections], tmp_path)
+    # Selections differ in what they name, not in their tree; the last two name a report of another class.
+    verdicts = pixelmed([*reports, *selections[:-2:8], *selections[-2:]], tmp_path)
     assert failures({path: (*verdict.errors, *verdict.warnings) for path, verdict in verdicts.items()}) == {}
 
 
