@@ -13,8 +13,9 @@ from typing import Annotated, Any
 
 from fastapi import Depends, FastAPI, Request, Response
 from fastapi.responses import RedirectResponse
+from sqlalchemy.orm import Session
 
-from db import circuits, deliveries, jobs, operations
+from db import circuits, deliveries, jobs, operations, performances, workitem_queries
 from db.operations import AtWork, LastRead
 from db.states import DeliveryState, JobState
 from db.types import utcnow
@@ -79,6 +80,7 @@ def show_operations(request: Request, principal: Operator) -> Response:
             "finished": (operations.finished_since(session, now - HOUR), operations.finished_since(session, now - DAY)),
             "received": (operations.received_since(session, now - HOUR), operations.received_since(session, now - DAY)),
             "heard": operations.heard(session, now - HOUR),
+            "workitems": _workitems(session),
             "letters": operations.dead_letters(session),
             "parked": operations.parked_jobs(session),
         }
@@ -106,6 +108,13 @@ def show_operations(request: Request, principal: Operator) -> Response:
         most_letters=operations.MOST_LETTERS,
         **values,
     )
+
+
+def _workitems(session: Session) -> list[tuple[str, str, int]]:
+    """(whose work items, state, how many), of those that there are."""
+    pushed = [("Pushed work items", state, number) for state, number in workitem_queries.counts(session).items()]
+    pulled = [(f"Work items of {name}", state, n) for (name, state), n in performances.counts(session).items()]
+    return [(whose, state.lower().replace("_", " "), number) for whose, state, number in sorted(pushed + pulled)]
 
 
 def _workers(context: Context, now: datetime) -> list[WorkerRow]:

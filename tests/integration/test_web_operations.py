@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import shutil
 import socket
 import threading
@@ -18,7 +19,7 @@ from fastapi.testclient import TestClient
 from pydicom import dcmread
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
-from db import audit, deliveries, model_versions, readings
+from db import audit, deliveries, model_versions, readings, workitems
 from db.model_versions import NewModelVersion
 from db.readings import NewReading
 from models.registry import SHIPPED, load_bundle
@@ -30,6 +31,7 @@ from tests.support.listening import chest_file
 from tests.support.records import image, receive
 from tests.support.web import Site, csrf_of, site
 from tests.support.web_studies import HOSTILE, read_study
+from tests.support.workitems import new as new_workitem
 
 MODEL = "cxr-pneumonia"
 
@@ -86,6 +88,15 @@ def test_operations_tell_what_is_wrong_and_let_it_be_tried_again(ward: Site) -> 
 
 # pynetdicom leaves the socket of a connection that nobody takes to the garbage collector.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_work_items_of_other_systems_are_counted(ward: Site) -> None:
+    browser = ward.logged_in("ada", "pacs-admin")
+    assert "Pushed work items" not in browser.get("/operations").text
+    with ward.record.write() as session:
+        workitems.create(session, new_workitem())
+    page = browser.get("/operations").text
+    assert re.search(r"Pushed work items</th><td>scheduled</td><td class=\"number\">1<", page)
+
+
 def test_a_peer_is_asked_for_an_echo_and_no_address_of_a_form(ward: Site) -> None:
     folder = ward.settings.data_dir / "archive"
     folder.mkdir()
