@@ -75,6 +75,8 @@ STUDIES: tuple[tuple[str, str, str, str, str, dict[str, str]], ...] = (
 )
 SHOWN = 7
 Scheme = Literal["light", "dark"]
+# Pixels; longer pages go on as they begin.
+LONGEST = 2400
 SIZES = {"": {"width": 1360, "height": 860}, "-phone": {"width": 390, "height": 844}}
 
 
@@ -213,7 +215,7 @@ def shoot(folder: Path) -> None:
 def write(png: bytes, file: Path) -> None:
     """Small, and the longest pages cut where nothing new comes."""
     image: Any = Image.open(BytesIO(png)).convert("RGB")
-    image.crop((0, 0, image.width, min(image.height, 3000))).save(file, quality=82, method=6)
+    image.crop((0, 0, image.width, min(image.height, LONGEST))).save(file, quality=78, method=6)
 
 
 if __name__ == "__main__":
