@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 from collections.abc import Iterator
 from datetime import timedelta
@@ -35,10 +36,19 @@ SENDER = "host:deliver:1"
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
 
+@pytest.fixture(scope="module")
+def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("record") / "record.db"
+    made = Record(f"sqlite:///{path}")
+    schema.upgrade(made)
+    made.close()
+    return path
+
+
 @pytest.fixture
-def record(tmp_path: Path) -> Iterator[Record]:
+def record(tmp_path: Path, migrated: Path) -> Iterator[Record]:
+    shutil.copy(migrated, tmp_path / "record.db")
     opened = Record(f"sqlite:///{tmp_path / 'record.db'}")
-    schema.upgrade(opened)
     yield opened
     opened.close()
 
