@@ -64,18 +64,20 @@ def main() -> None:
                     run_day(there, workers, studies, folders, arguments.minutes * 60, tuple(arguments.outage))
                 )
             _tell(outcomes[-1])
-    document = _document(outcomes, arguments)
+            # After each run, so that one that fails costs only itself.
+            document = _document(outcomes, arguments)
+            if arguments.json:
+                arguments.json.write_text(json.dumps(document, indent=1), encoding="utf-8")
+            if arguments.plot:
+                draw(outcomes, arguments.plot)
     print(json.dumps(document["model"], indent=1))
-    if arguments.json:
-        arguments.json.write_text(json.dumps(document, indent=1), encoding="utf-8")
-    if arguments.plot:
-        draw(outcomes, arguments.plot)
 
 
 def _tell(outcome: Outcome) -> None:
     load = sum(outcome.loads) / len(outcome.loads) if outcome.loads else os.getloadavg()[0]
     print(
-        f"{outcome.workers} workers: {len(outcome.jobs)} jobs, {outcome.instances} images, "
+        f"{outcome.workers} workers: {len(outcome.jobs)} jobs, "
+        f"{sum(job.sent_s is None for job in outcome.jobs)} of them superseded, {outcome.instances} images, "
         f"{outcome.received_bytes / 1e6:.0f} MB in {outcome.drained_s:.0f} s, mean load {load:.1f} on {os.cpu_count()} "
         f"cores, sent at most {max(outcome.lag_s):.2f} s late"
     )
@@ -91,11 +93,12 @@ def _rounded(values: dict[str, float]) -> dict[str, float]:
 def _latencies(outcome: Outcome) -> dict[str, dict[str, float]]:
     found: dict[str, list[float]] = {}
     for job in outcome.jobs:
-        away = job.finished_s < outcome.outage_s[1] and job.sent_s > outcome.outage_s[0]
         found.setdefault(f"{job.priority}: wait for a worker, s", []).append(job.started_s - job.created_s)
         found.setdefault(f"{job.kind}: a worker's time, s", []).append(job.finished_s - job.started_s)
-        kept = "PACS away" if away else "PACS there"
-        found.setdefault(f"{job.priority}: last image to PACS, {kept}", []).append(job.sent_s - job.received_s)
+        if job.sent_s is not None:
+            away = job.finished_s < outcome.outage_s[1] and job.sent_s > outcome.outage_s[0]
+            kept = "PACS away" if away else "PACS there"
+            found.setdefault(f"{job.priority}: last image to PACS, {kept}", []).append(job.sent_s - job.received_s)
     return {what: compare.shape(values) for what, values in sorted(found.items())}
 
 

@@ -47,10 +47,10 @@ def draw(outcomes: list[Outcome], path: Path) -> None:
         middle.step(clock, waiting_at(moments, outcome.deliveries), where="post", color="#5b4b8a")
         middle.set_ylabel("objects not yet at the PACS")
         for priority, colour in _COLOURS.items():
-            jobs = [job for job in outcome.jobs if job.priority == priority]
+            sent = [(job, job.sent_s) for job in outcome.jobs if job.priority == priority and job.sent_s is not None]
             bottom.scatter(
-                [job.received_s / hours for job in jobs],
-                [job.sent_s - job.received_s for job in jobs],
+                [job.received_s / hours for job, _ in sent],
+                [at - job.received_s for job, at in sent],
                 s=9,
                 color=colour,
                 label=priority,

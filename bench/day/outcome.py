@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Done:
-    """A job, in seconds since the day began. sent_s: when its last object was at the PACS. received_s: its study's
-    last image."""
+    """A job that a worker had, in seconds since the day began. received_s: its study's last image. sent_s: when its
+    last object was at the PACS; None of one that was superseded, as more images of its study came."""
 
     kind: str
     priority: str
@@ -16,7 +16,7 @@ class Done:
     created_s: float
     started_s: float
     finished_s: float
-    sent_s: float
+    sent_s: float | None
 
 
 @dataclass

@@ -38,7 +38,7 @@ READ_SLICES = 24
 # Quiet periods and back-off are minutes in a hospital; the day is compressed, so they are, too.
 _SETTINGS = """
 [completeness]
-quiet_period_s = 1.0
+quiet_period_s = 2.0
 [delivery]
 backoff_first_s = 0.5
 backoff_max_s = 3.0
@@ -64,6 +64,7 @@ match = {{ modality = ["{name}"], calling_ae = ["{calling}"] }}
 CALLING = {"stat": "EMERGENCY", "urgent": "WARD", "routine": "CLINIC"}
 ARCHIVE = "ARCHIVE"
 _PARTS = ("infer", "deliver", "listener", "keeper", "web")
+_WITH_RESULTS = ("DONE", "NOT_ANALYSED")
 WARM_UP = -1
 _SENDERS = 8
 _TAIL_S = 600.0
@@ -153,7 +154,8 @@ def run_day(
             act()
     for one in sent:
         one.result()
-    _settle(there, warm + sum(study.kind in READ for study in studies))
+    read = sum(study.kind in READ for study in studies)
+    _settle(there, warm + read)
     found.drained_s = time.monotonic() - began
     over.set()
     watch.join()
@@ -162,10 +164,8 @@ def run_day(
     found.cpu_s = {name: used - cpu.get(name, 0.0) for name, used in _cpu(there).items()}
     with there.record.read() as session:
         _read(session, found, began_at)
-    if len(found.jobs) != (wanted := sum(study.kind in READ for study in studies)):
-        raise RuntimeError(
-            f"{len(found.jobs)} of {wanted} jobs had results that went to the PACS; see the worker's log"
-        )
+    if (told := sum(job.sent_s is not None for job in found.jobs)) != read:
+        raise RuntimeError(f"{told} of {read} studies had results that went to the PACS; see the worker's log")
     return found
 
 
@@ -186,18 +186,19 @@ def _send(node: Node, study: Study, folder: Path) -> None:
             raise RuntimeError(f"study {study.number} was not taken: {outcome.stdout[-500:]}")
 
 
-def _settle(there: Site, jobs: int) -> None:
+def _settle(there: Site, studies: int) -> None:
+    """Until so many studies have a job that is done, and nothing is left to do."""
     until = time.monotonic() + _TAIL_S
     while time.monotonic() < until:
         with there.record.read() as session:
-            ended = session.scalar(select(func.count()).select_from(Job).where(Job.state.in_(SETTLED_JOBS)))
-            open_ = session.scalar(
-                select(func.count()).select_from(Delivery).where(Delivery.state.not_in(SETTLED_DELIVERIES))
-            )
-        if ended == jobs and not open_:
+            done = session.scalar(select(func.count(Job.study_id.distinct())).where(Job.state.in_(_WITH_RESULTS)))
+            jobs = select(func.count()).select_from(Job).where(Job.state.not_in(SETTLED_JOBS))
+            deliveries = select(func.count()).select_from(Delivery).where(Delivery.state.not_in(SETTLED_DELIVERIES))
+            left = [session.scalar(jobs), session.scalar(deliveries)]
+        if done == studies and left == [0, 0]:
             return
         time.sleep(0.25)
-    raise RuntimeError(f"{ended} of {jobs} jobs have ended, {open_} deliveries are open; see the node's log")
+    raise RuntimeError(f"{done} of {studies} studies are read, {left} jobs and deliveries are open; see the node's log")
 
 
 def _read(session: Session, found: Outcome, began_at: float) -> None:
@@ -222,7 +223,8 @@ def _read(session: Session, found: Outcome, began_at: float) -> None:
         select(Job, arrived.c.last, at_pacs.c.sent)
         .join(StudyRow, StudyRow.id == Job.study_id)
         .join(arrived, arrived.c.study_id == Job.study_id)
-        .join(at_pacs, at_pacs.c.job_id == Job.id)
+        .outerjoin(at_pacs, at_pacs.c.job_id == Job.id)
+        .where(Job.started_at.is_not(None), Job.finished_at.is_not(None))
     )
     for job, last, sent in rows:
         if since(job.created_at) < 0:
@@ -231,7 +233,8 @@ def _read(session: Session, found: Outcome, began_at: float) -> None:
             Done(
                 Kind.CT if job.model == CT_MODEL else Kind.CR,
                 job.priority,
-                *map(since, (last, job.created_at, job.started_at, job.finished_at, sent)),
+                *map(since, (last, job.created_at, job.started_at, job.finished_at)),
+                None if sent is None else since(sent),
             )
         )
     for made, sent in session.execute(select(Delivery.created_at, Delivery.sent_at)):
