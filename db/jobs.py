@@ -387,6 +387,12 @@ def release(session: Session, owner_prefix: str) -> int:
     return freed
 
 
+def was_cut_short(session: Session, job_id: str) -> bool:
+    """Whether a try of it counts that came to no end: its process died, its time was up, or nobody foresaw why."""
+    undone = Job.state.in_([JobState.QUEUED, JobState.RUNNING])
+    return session.scalar(select(Job.id).where(Job.id == job_id, undone, Job.attempts > 0)) is not None
+
+
 def attempts_of(session: Session, job_id: str, owner: str) -> int | None:
     """How often a job has been tried, where `owner` holds it; None otherwise."""
     return session.scalar(

@@ -22,11 +22,15 @@ class Line:
     """Runs jobs in threads. Belongs to the thread that made it; made after a fork.
 
     run: brings one job to its end, whatever comes of it, and raises only what nobody foresaw. at_once: jobs, and hence
-    decoded images in memory. hard_limit_s: seconds after which a job takes its process with it.
+    decoded images in memory. hard_limit_s: seconds after which a job takes its process with it. alone: whether a job is
+    to have nothing beside it; one that may end its process, time after time, would take the tries of others with it.
     """
 
-    def __init__(self, run: Callable[[str], None], at_once: int, hard_limit_s: float) -> None:
+    def __init__(
+        self, run: Callable[[str], None], at_once: int, hard_limit_s: float, alone: Callable[[str], bool]
+    ) -> None:
         self._run = run
+        self._alone = alone
         self._at_once = at_once
         self._hard_limit_s = hard_limit_s
         self._threads = ThreadPoolExecutor(at_once, thread_name_prefix="job")
@@ -35,10 +39,13 @@ class Line:
     def take(self, job_id: str) -> None:
         """Begin with a job; returns once there is room for another, so that what is urgent finds nothing before it.
 
-        Raises what an earlier job, or this one, raised; this one is begun all the same.
+        Raises what an earlier job, or this one, raised.
         """
+        alone = self._alone(job_id)
+        if alone:
+            self._make_room(0)
         self._running.add(self._threads.submit(self._watched, job_id))
-        self._make_room(self._at_once - 1)
+        self._make_room(0 if alone else self._at_once - 1)
 
     def close(self) -> None:
         """Wait for what has begun. Raises like `take`."""

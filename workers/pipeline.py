@@ -106,6 +106,15 @@ def finish_job(worker: Worker, job_id: str) -> None:
         log.warning("job_left", job=job_id, reason=str(error))
 
 
+def was_cut_short(worker: Worker, job_id: str) -> bool:
+    """Whether an earlier try of a job came to no end. Where the record is away the job itself will say so."""
+    try:
+        with worker.record.read() as session:
+            return jobs.was_cut_short(session, job_id)
+    except RecordUnavailable:
+        return False
+
+
 def hand_back_unfinished(worker: Worker, job_id: str, reason: str) -> None:
     """The job was cut short from outside (time limit, unforeseen error): QUEUED again, or parked after the last try."""
     work = worker.settings.work

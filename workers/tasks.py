@@ -30,7 +30,7 @@ from workers.deliver import Sender, hand_back_unsent, run_delivery
 from workers.line import Line
 from workers.loaded import LoadedModels
 from workers.messages import run_messages
-from workers.pipeline import Worker, finish_job
+from workers.pipeline import Worker, finish_job, was_cut_short
 from workers.sandbox import Decoders, DecoderUnavailable
 
 log = structlog.get_logger(__name__)
@@ -68,7 +68,12 @@ def _start_child(**_: Any) -> None:
     decoders = Decoders(terms_for(settings.work))
     worker = Worker(settings, record, models, decoders, alive.sign_in(settings, "infer"))
     _process["worker"] = worker
-    _process["line"] = Line(partial(finish_job, worker), settings.work.jobs_at_once, settings.work.hard_time_limit_s)
+    _process["line"] = Line(
+        partial(finish_job, worker),
+        settings.work.jobs_at_once,
+        settings.work.hard_time_limit_s,
+        alone=partial(was_cut_short, worker),
+    )
     _process["sender"] = Sender(settings, record, alive.sign_in(settings, "deliver"))
     if os.environ.get(WARM_UP_VARIABLE):
         try:

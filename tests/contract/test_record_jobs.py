@@ -247,6 +247,23 @@ def test_a_job_handed_back_waits_and_comes_again(record: Record) -> None:
     assert again.attempt == 2
 
 
+def cut_short(record: Record, job_id: str) -> bool:
+    with record.read() as session:
+        return jobs.was_cut_short(session, job_id)
+
+
+def test_only_a_try_that_came_to_no_end_counts_as_cut_short(record: Record) -> None:
+    job_id = queued_job(record)
+    assert not cut_short(record, job_id)
+    for count in (False, True):
+        assert claim(record, job_id) is not None
+        with record.write() as session:
+            jobs.hand_back(session, job_id, WORKER, reason="", delay_s=0, count=count)
+        assert cut_short(record, job_id) is count
+    assert not cut_short(record, "no-such-job")
+    assert not cut_short(record, finished_job(record, number=2))
+
+
 def test_a_study_that_kills_workers_is_parked_in_the_end(record: Record) -> None:
     job_id = queued_job(record)
     for attempt in (1, 2, 3):

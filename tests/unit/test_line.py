@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from queue import Queue
 
 import pytest
@@ -39,9 +40,13 @@ class Jobs:
         return thread
 
 
+def line_of(run: Callable[[str], None], at_once: int, *, alone: str = "") -> Line:
+    return Line(run, at_once, HARD_S, lambda job_id: job_id == alone)
+
+
 def test_jobs_overlap_up_to_as_many_as_are_allowed_at_once() -> None:
     jobs = Jobs()
-    taking = jobs.take_all(Line(jobs, 2, HARD_S), "a", "b", "c")
+    taking = jobs.take_all(line_of(jobs, 2), "a", "b", "c")
     assert {jobs.begun.get(timeout=WAIT_S), jobs.begun.get(timeout=WAIT_S)} == {"a", "b"}
     assert jobs.begun.empty()
     jobs.ends["b"].set()
@@ -54,7 +59,7 @@ def test_jobs_overlap_up_to_as_many_as_are_allowed_at_once() -> None:
 
 def test_one_at_a_time_is_over_when_it_is_taken() -> None:
     jobs = Jobs()
-    taking = jobs.take_all(Line(jobs, 1, HARD_S), "a")
+    taking = jobs.take_all(line_of(jobs, 1), "a")
     assert jobs.begun.get(timeout=WAIT_S) == "a"
     assert taking.is_alive()
     jobs.ends["a"].set()
@@ -62,9 +67,24 @@ def test_one_at_a_time_is_over_when_it_is_taken() -> None:
     assert not taking.is_alive()
 
 
+def test_one_that_may_end_its_process_has_nothing_beside_it() -> None:
+    jobs = Jobs()
+    taking = jobs.take_all(line_of(jobs, 2, alone="b"), "a", "b", "c")
+    assert jobs.begun.get(timeout=WAIT_S) == "a"
+    assert jobs.begun.empty()
+    jobs.ends["a"].set()
+    assert jobs.begun.get(timeout=WAIT_S) == "b"
+    assert jobs.begun.empty()
+    jobs.ends["b"].set()
+    assert jobs.begun.get(timeout=WAIT_S) == "c"
+    jobs.ends["c"].set()
+    taking.join(WAIT_S)
+    assert not taking.is_alive()
+
+
 def test_the_end_waits_for_what_has_begun() -> None:
     jobs = Jobs()
-    line = Line(jobs, 3, HARD_S)
+    line = line_of(jobs, 3)
     line.take("a")
     line.take("b")
     closing = threading.Thread(target=line.close)
@@ -80,14 +100,16 @@ def test_what_nobody_foresaw_is_raised_and_takes_no_room() -> None:
     def fail(_: str) -> None:
         raise LookupError("unforeseen")
 
-    line = Line(fail, 1, HARD_S)
+    line = line_of(fail, 1)
     for name in "ab":
         with pytest.raises(LookupError):
             line.take(name)
 
 
 def test_a_job_that_hangs_takes_its_process_with_it() -> None:
-    program = "import time; from workers.line import Line; Line(lambda _: time.sleep(60), 1, 0.05).take('a')"
+    program = (
+        "import time; from workers.line import Line; Line(lambda _: time.sleep(60), 1, 0.05, lambda _: False).take('a')"
+    )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=WAIT_S, check=False)
     assert done.returncode == -9
 
