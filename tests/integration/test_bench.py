@@ -40,3 +40,23 @@ def test_the_record_is_asked_empty_and_full(tmp_path: Path) -> None:
         f"sqlite: {what}" for what in ("image received", "study read", "worklist, first page", "metrics")
     }
     assert all(rows["full"]["p50"] > 0 and rows["full"]["rounds"] == 2 for rows in asked.values())
+
+
+def test_a_series_is_read_by_the_worker_and_bare(tmp_path: Path) -> None:
+    figures = tmp_path / "series.json"
+    command = [sys.executable, "-m", "node.cli.main", "bench", "series", "--slices", "4", "--rounds", "1"]
+    subprocess.run([*command, "--json", str(figures)], capture_output=True, timeout=120, check=True)
+    (ways,) = json.loads(figures.read_text())["summary"].values()
+    assert set(ways) == {"the worker", "decode, infer", "decode, prepare, infer"}
+    assert all(way["p50"] > 0 for way in ways.values())
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize(("name", "way"), [("study", "whole"), ("queue", "in the queue")])
+def test_a_node_is_measured_from_the_last_byte(tmp_path: Path, name: str, way: str) -> None:
+    figures = tmp_path / "figures.json"
+    command = [sys.executable, "-m", "node.cli.main", "bench", name, "--images", "3", "--json", str(figures)]
+    told = subprocess.run(command, capture_output=True, text=True, timeout=240, check=True).stdout
+    ways = json.loads(figures.read_text())["summary"]["radiograph"]
+    assert 0 < ways["bare work"]["p50"] < ways[way]["p50"]
+    assert way in told
