@@ -35,20 +35,21 @@ def find(session: Session, query: Json, *, limit: int) -> Iterator[WorkitemView]
     narrowed = _narrowed(query)
     after = count = 0
     while True:
-        rows = session.scalars(
-            select(Workitem).where(Workitem.id > after, *narrowed).order_by(Workitem.id).limit(_AT_ONCE)
+        rows = session.execute(
+            select(Workitem.id, Workitem.data)
+            .where(Workitem.id > after, *narrowed)
+            .order_by(Workitem.id)
+            .limit(_AT_ONCE)
         ).all()
-        for row in rows:
-            # Else the session would keep every row it has looked at.
+        matching = [row_id for row_id, data in rows if matches(query, data)][: limit - count]
+        for row in session.scalars(select(Workitem).where(Workitem.id.in_(matching)).order_by(Workitem.id)).all():
+            # Else the session would keep every row it has given out.
             session.expunge(row)
-            if matches(query, row.data):
-                yield view(row)
-                count += 1
-                if count >= limit:
-                    return
-        if len(rows) < _AT_ONCE:
+            yield view(row)
+        count += len(matching)
+        if count >= limit or len(rows) < _AT_ONCE:
             return
-        after = rows[-1].id
+        after = rows[-1][0]
 
 
 def _narrowed(query: Json) -> list[ColumnElement[bool]]:
