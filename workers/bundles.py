@@ -55,22 +55,22 @@ def _send(sender: Sender, to: FhirDestination, server: Server, due: DueDelivery)
 
 def _settle(sender: Sender, to: FhirDestination, due: DueDelivery, answer: Answer) -> bool:
     limit = sender.settings.delivery.max_attempts
-    match answer.verdict:
-        case Verdict.ACCEPTED:
-            return _accept(sender, due, answer)
-        case Verdict.REFUSED:
-            return sending.give_up(sender, due, answer.said)
-        case Verdict.FAILED:
-            return sending.again(sender, due, answer.said, min(limit, to.max_errors), least_s=answer.wait_s)
-        case Verdict.BUSY | Verdict.CLOSED:
-            sending.note_failure(sender, due.destination)
-            return sending.again(sender, due, answer.said, limit, least_s=answer.wait_s)
+    if answer.verdict in {Verdict.BUSY, Verdict.CLOSED}:
+        sending.note_failure(sender, due.destination)
+        return sending.again(sender, due, answer.said, limit, least_s=answer.wait_s)
+    with sender.record.write() as session:
+        # Whatever it thinks of this bundle, it is there.
+        circuits.note_success(session, due.destination)
+    if answer.verdict is Verdict.ACCEPTED:
+        return _accept(sender, due, answer)
+    if answer.verdict is Verdict.REFUSED:
+        return sending.give_up(sender, due, answer.said)
+    return sending.again(sender, due, answer.said, min(limit, to.max_errors), least_s=answer.wait_s)
 
 
 def _accept(sender: Sender, due: DueDelivery, answer: Answer) -> bool:
     report = report_id(due.ref.sop_instance_uid)
     with sender.record.write() as session:
-        circuits.note_success(session, due.destination)
         if not queues.accepted(session, due, sender.owner, answer.said):
             return False
         audit.note(

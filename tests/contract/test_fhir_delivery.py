@@ -15,7 +15,7 @@ from sqlalchemy import select, update
 from db import circuits, deliveries, identities, jobs, listing, queues
 from db.session import Record
 from db.states import StudyState
-from db.tables import Audit, Delivery, Job, Outbox, Study
+from db.tables import Audit, Delivery, Job, Study
 from node.settings import Delivery as DeliverySettings
 from node.settings import Settings
 from node.settings_fhir import Fhir, FhirDestination
@@ -165,11 +165,16 @@ def test_a_sender_that_was_killed_leaves_its_place_in_the_queue(record: Record, 
 def test_a_refused_bundle_is_a_dead_letter_and_the_queue_goes_on(record: Record, tmp_path: Path) -> None:
     finished(record, 1)
     finished(record, 2)
-    quoting = {"severity": "error", "code": "invariant", "diagnostics": "Doe^Jane"}
-    with FhirServer([Say(422, body={**OUTCOME, "issue": [quoting]})]) as server:
+    quoting = [{"severity": "error", "code": "invariant", "diagnostics": "Doe^Jane"}]
+    with FhirServer([Say(422, body={**OUTCOME, "issue": quoting})]) as server:
         mine = sender(record, tmp_path, server.destination())
+        with record.write() as session:
+            # It was away before: that it answers at all is what ends that.
+            circuits.note_failure(session, "repository", threshold=1, open_s=0.0)
         run_bundles(mine, "repository")
         assert states(record) == ["DEAD", "CONFIRMED"]
+        with record.read() as session:
+            assert circuits.open_circuits(session) == []
         dead = rows(record)[0]["reason"]
         with record.write() as session:
             assert deliveries.retry(session, actor="anna", destination="repository") == 1
@@ -239,8 +244,6 @@ def test_a_server_that_is_away_loses_nothing_however_long(record: Record, tmp_pa
     assert 'radnode_fhir_oldest_wait_seconds{destination="repository"}' in told
     assert [(row["state"], row["attempts"]) for row in rows(record)] == [("PENDING", 0)]
     with record.write() as session:
-        session.query(Outbox).delete()
-        deliveries.retry(session, actor="anna")
         circuits.note_success(session, "repository")
     hurry(record)
     with FhirServer(port=port):
