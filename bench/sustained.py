@@ -11,6 +11,7 @@ process (`bench.journey`), to what passes from one finished job to the next.
 from __future__ import annotations
 
 import argparse
+import statistics
 import tempfile
 from pathlib import Path
 
@@ -61,7 +62,7 @@ def main() -> None:
             figures.add(number, "radiograph", "bare work", bare_s * 1e3)
             figures.add(number, "radiograph", "in the queue", apart_s * 1e3)
     figures.report(arguments, against="bare work")
-    bare_ms = sorted(figures.values("radiograph", "bare work"))[_BARE_IMAGES // 2]
+    bare_ms = statistics.median(figures.values("radiograph", "bare work"))
     print(f"{len(files)} in a row: {apart_s * 1e3:.0f} ms each, {3600 / apart_s:.0f} an hour")
     print(f"decoding and inference, as they take alone: {bare_ms / apart_s / 10:.0f} % of the worker's time")
     print(f"STAT behind {before} waiting jobs: {stat_s:.2f} s from its last byte to both objects at the PACS")
