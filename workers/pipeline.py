@@ -10,9 +10,11 @@ import hashlib
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import structlog
@@ -42,6 +44,7 @@ log = structlog.get_logger(__name__)
 
 _RETRY_FIRST_S, _RETRY_MAX_S = 2.0, 300.0
 _GIVE_UP_AFTER_S = 24 * 3600.0
+_STORED_AT_ONCE = 4
 
 
 class SourceGone(PermanentError):
@@ -147,7 +150,7 @@ def _carry_out(worker: Worker, job: ClaimedJob) -> None:
         names, notes = destinations_of(worker.settings, job)
         flagged = tuple(name for name in names if takes_key_objects(worker.settings, name))
         made = build_results(analysis.sources, provenance, identity, flags=bool(flagged))
-        results = tuple(_store(worker.settings, result) for result in made)
+        results = _store_all(worker.settings, made)
     told = worker.settings.told
     outcome = JobOutcome(
         analysed=analysis.analysed,
@@ -287,6 +290,12 @@ def _instance_outcomes(job: ClaimedJob, analysis: Analysis) -> tuple[InstanceOut
         )
         for source, image in zip(job.sources, analysis.images, strict=True)
     )
+
+
+def _store_all(settings: Settings, made: Sequence[ResultObject]) -> tuple[NewResult, ...]:
+    """Side by side, as the disk makes one of syncs that come together."""
+    with ThreadPoolExecutor(min(len(made), _STORED_AT_ONCE), thread_name_prefix="store") as threads:
+        return tuple(threads.map(partial(_store, settings), made))
 
 
 def _store(settings: Settings, result: ResultObject) -> NewResult:
