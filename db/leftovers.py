@@ -11,7 +11,8 @@ from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from db import deletions, jobs, outbox, workitem_tidings
 from db.house_tables import Deletion
-from db.states import CommitmentState, DeletionState, DeliveryState, JobState, StudyState, TidingState
+from db.prior_tables import PriorRequest
+from db.states import CommitmentState, DeletionState, DeliveryState, JobState, PriorState, StudyState, TidingState
 from db.studies import topic_for
 from db.tables import Circuit, Commitment, Delivery, Instance, Job, Outbox, Study
 from db.transitions import affected, move
@@ -138,6 +139,7 @@ def pull_back(session: Session, now: datetime, by: timedelta) -> int:
         ((Commitment.deadline_at,), Commitment.state == CommitmentState.ASKED),
         ((Circuit.open_until,), Circuit.open_until.is_not(None)),
         ((Deletion.lease_until,), Deletion.state == DeletionState.BEGUN),
+        ((PriorRequest.next_attempt_at, PriorRequest.wait_until), PriorRequest.state == PriorState.WANTED),
         ((Workitem.check_at,), Workitem.ended_at.is_(None)),
         ((WorkitemTiding.next_attempt_at,), WorkitemTiding.state == TidingState.WAITING),
     ]

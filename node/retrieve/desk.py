@@ -166,8 +166,9 @@ class PriorDesk:
             raise
         reason = "; ".join(dict.fromkeys([*refused, *missing]))
         if kept:
-            dates = ", ".join(study_date(study) for study in kept)
-            return Found(PriorState.FOUND, "; ".join(part for part in (f"of {dates}", reason) if part), tuple(kept))
+            images = sum(len(study.files) for study in kept)
+            said = f"{len(kept)} {'study' if len(kept) == 1 else 'studies'}, images: {images}"
+            return Found(PriorState.FOUND, "; ".join(part for part in (said, reason) if part), tuple(kept))
         if refused:
             return Found(PriorState.REFUSED, reason)
         if missing:
@@ -229,9 +230,3 @@ class PriorDesk:
 
     def _left_s(self, due: DuePriors) -> float:
         return max(_LEAST_FETCH_S, (due.wait_until - utcnow()).total_seconds())
-
-
-def study_date(study: PriorStudy) -> str:
-    """YYYY-MM-DD of a prior study, for people."""
-    found = next(iter(study.files.values())).study_date
-    return f"{found[:4]}-{found[4:6]}-{found[6:]}"

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 
 from sqlalchemy import select, update
 
-from db import deletions, identities, listing, priors, retention
+from db import deletions, identities, leftovers, listing, priors, retention
 from db.domain import ClaimedJob
 from db.prior_tables import PriorMove, PriorRequest
 from db.priors import PriorFile, Wish
@@ -15,6 +16,9 @@ from db.session import Record
 from db.states import JobState, PriorState
 from db.tables import Audit, Job, Outbox, Study
 from db.types import utcnow
+from node.retention import Housekeeper
+from node.settings import Settings
+from node.settings_priors import Priors as PriorSettings
 from tests.support import records
 
 WISH = Wish(1, ("CR", "DX"), ("CHEST",), 365)
@@ -256,3 +260,34 @@ def test_taking_out_names_what_goes(record: Record) -> None:
     with record.write() as session:
         named, paths, size = priors.take_out(session, [request.id])
     assert (named, paths, size) == ([(image(1).sop_class_uid, image(1).sop_instance_uid)], [image(1).path], 100)
+
+
+def test_a_clock_that_is_set_back_does_not_make_a_study_wait_for_longer(record: Record) -> None:
+    ask(record, claimed(record))
+    hour = timedelta(hours=1)
+    earlier = utcnow() - hour
+    with record.write() as session:
+        leftovers.pull_back(session, earlier, hour)
+        request = session.scalars(select(PriorRequest)).one()
+        assert request.wait_until <= earlier + timedelta(seconds=61)
+        assert request.next_attempt_at <= earlier + timedelta(seconds=1)
+
+
+def test_their_files_go_with_their_rows_and_not_before(record: Record, tmp_path: Path) -> None:
+    settings = Settings(data_dir=tmp_path, priors=PriorSettings(keep_hours=1.0))
+    file = tmp_path / image(1).path
+    file.parent.mkdir(parents=True)
+    file.write_bytes(b"an image")
+    ask(record, claimed(record))
+    assert settle(record, due(record).id, PriorState.FOUND, image(1))
+    keeper = Housekeeper(settings, record, "keeper:1", free_bytes=lambda _: 1 << 50)
+    with record.write() as session:
+        session.execute(update(Job).values(state=JobState.DONE, finished_at=utcnow()))
+    keeper.run_once()
+    assert file.exists()
+    low = Housekeeper(settings, record, "keeper:1", free_bytes=lambda _: 0)
+    low.run_once()
+    assert not file.exists()
+    with record.read() as session:
+        assert priors.counts(session) == {"GONE": 1}
+        assert not retention.is_named(session, image(1).path, image(1).sop_instance_uid)
