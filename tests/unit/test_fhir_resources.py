@@ -19,9 +19,10 @@ from db.states import JobState
 from node.settings_fhir import Fhir, FhirDestination
 from node.worklist.fhir import ids
 from node.worklist.fhir.bundles import UnsendableResult, transaction
-from node.worklist.fhir.client import Verdict, judge, retry_after_s
+from node.worklist.fhir.client import Server, Verdict, judge, retry_after_s
 from node.worklist.fhir.models import InvalidResource, checked
 from node.worklist.fhir.resources import TASK_STATES, Writer, device
+from tests.support.fhir_server import FhirServer
 
 HOSTILE = st.text(
     alphabet=st.one_of(st.sampled_from("^=\\|,<>&\"'{}\r\n\t\0\x1b\x85\xa0\u2028\u202e\ud800\ufeff "), st.characters()),
@@ -256,6 +257,12 @@ def test_an_answer_is_judged_by_its_status(status: int, verdict: Verdict) -> Non
     assert status < 400 or "(conflict)" in answer.said
 
 
+@pytest.mark.parametrize(("said", "shown"), [("4.0.1", "4.0.1"), ("4.0.1.1.1.1.1 Doe^Jane", "unknown")])
+def test_a_servers_version_is_shown_where_it_is_one(said: str, shown: str) -> None:
+    with FhirServer(version=said) as peer, Server(peer.destination(), 5.0) as server:
+        assert server.capability() == shown
+
+
 @pytest.mark.parametrize(
     "url",
     [
@@ -288,4 +295,6 @@ def test_retry_after_is_seconds_or_a_date_and_bounded() -> None:
     assert retry_after_s("9" * 400) == 86400
     assert retry_after_s("Sun, 01 Mar 2026 12:00:30 GMT", now) == 30
     assert retry_after_s("Sun, 01 Mar 2020 12:00:30 GMT", now) == 0
+    assert retry_after_s(f"Sun, 01 Mar {'9' * 20} 12:00:30 GMT") == 0
+    assert retry_after_s(f"Sun, 01 Mar 2026 12:00:30 +{'9' * 20}") == 0
     assert retry_after_s("soon") == retry_after_s("") == retry_after_s("-5") == 0

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -28,6 +29,8 @@ from node.worklist.fhir.values import Json
 MEDIA_TYPE = "application/fhir+json"
 _MOST_BYTES = 16 * 1024**2
 _LONGEST_WAIT_S = 86400.0
+# A code of the value set FHIRVersion: 4.0.1, 6.0.0-ballot2.
+_VERSION = re.compile(r"[0-9]{1,3}(\.[0-9]{1,3}){1,2}(-[A-Za-z0-9.]{1,20})?")
 # R4 4.3.14.383, those that a server answers with.
 _ISSUES = frozenset(
     {
@@ -101,7 +104,7 @@ class Server:
         if status != 200 or found.get("resourceType") != "CapabilityStatement":
             raise PeerUnavailable(f"{self._where} answered {status} with no CapabilityStatement; check url and token")
         version = found.get("fhirVersion")
-        return version if isinstance(version, str) and version[:12].replace(".", "").isalnum() else "unknown"
+        return version if isinstance(version, str) and _VERSION.fullmatch(version) else "unknown"
 
     def _ask(
         self, method: str, url: str, headers: dict[str, str], body: bytes | None
@@ -207,7 +210,7 @@ def retry_after_s(value: str, now: datetime | None = None) -> float:
         return min(float(value[:9]), _LONGEST_WAIT_S)
     try:
         at = parsedate_to_datetime(value)
-    except ValueError:
+    except (ValueError, OverflowError):
         return 0.0
     at = at.replace(tzinfo=UTC) if at.tzinfo is None else at
     return min(max(0.0, (at - (now or datetime.now(UTC))).total_seconds()), _LONGEST_WAIT_S)
