@@ -11,9 +11,8 @@ from typing import Any
 
 import pytest
 from pydicom import dcmread
-from pydicom.dataset import Dataset
 from pydicom.uid import generate_uid
-from pynetdicom import AE, evt
+from pynetdicom import AE
 from sqlalchemy import func, select
 
 from db import jobs, priors
@@ -29,6 +28,7 @@ from tests.support import records
 from tests.support.jobs import stored
 from tests.support.listening import CR, Listener, chest_file, running
 from tests.support.orthanc import Orthanc, orthanc
+from tests.support.prior_archive import FIND, GET, MOVE, Archive
 from tests.support.processes import free_port
 
 pytestmark = [
@@ -39,7 +39,6 @@ pytestmark = [
 
 WISH = Wish(1, ("CR", "DX"), ("CHEST", "THORAX"), 3650)
 JANE = {"PatientID": "ID-1", "PatientName": "Doe^Jane", "PatientBirthDate": "19700102", "PatientSex": "F"}
-FIND, MOVE, GET = (f"1.2.840.10008.5.1.4.1.2.2.{n}" for n in (1, 2, 3))
 
 
 @pytest.fixture(scope="module")
@@ -198,69 +197,6 @@ def test_a_peer_that_is_away_costs_the_wait_and_no_more(node: Listener, tmp_path
     answer = asking.answered()
     assert answer.state is PriorState.FAILED
     assert "cannot be reached" in answer.reason
-
-
-class Archive:
-    """A peer whose C-FIND answers `studies`, with a series of each, and whose C-GET gives `images`."""
-
-    def __init__(self, *, models: tuple[str, ...] = (FIND, GET)) -> None:
-        self.port = free_port()
-        self.studies: list[Dataset] = []
-        self.images: list[Dataset] = []
-        self.move_to: int | None = None
-        self.originator: str | None = "RADNODE"
-        self.questions = 0
-        self._entity = AE("ORTHANC")
-        for model in models:
-            self._entity.add_supported_context(model)
-        self._entity.add_supported_context(CR, "1.2.840.10008.1.2.1", scu_role=False, scp_role=True)
-        self._entity.add_requested_context(CR, "1.2.840.10008.1.2.1")
-
-    def __enter__(self) -> Archive:
-        handlers: list[Any] = [
-            (evt.EVT_C_FIND, self._find), (evt.EVT_C_GET, self._give), (evt.EVT_C_MOVE, self._send),
-        ]  # fmt: skip
-        self._server = self._entity.start_server(("127.0.0.1", self.port), block=False, evt_handlers=handlers)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._server.shutdown()
-
-    def has(self, file: Path, *, said: dict[str, Any] | None = None) -> None:
-        """Holds an image, and says of its study what it says, but for `said`."""
-        image = dcmread(file)
-        study = Dataset()
-        for keyword in ("StudyInstanceUID", "SeriesInstanceUID", "StudyDate", *JANE):
-            setattr(study, keyword, (said or {}).get(keyword, image[keyword].value))
-        study.ModalitiesInStudy = study.Modality = "CR"
-        self.studies.append(study)
-        self.images.append(image)
-
-    def _find(self, event: evt.Event) -> Iterator[Any]:
-        self.questions += 1
-        level = event.identifier.QueryRetrieveLevel
-        for one in self.studies:
-            if level == "STUDY" or one.StudyInstanceUID == event.identifier.StudyInstanceUID:
-                yield 0xFF00, one
-
-    def _give(self, event: evt.Event) -> Iterator[Any]:
-        yield len(self.images)
-        for one in self.images:
-            yield 0xFF00, one
-
-    def _send(self, event: evt.Event) -> Iterator[Any]:
-        if self.originator is None:
-            # By itself, as an archive does that names no originator.
-            sender = AE("ORTHANC")
-            sender.add_requested_context(CR, "1.2.840.10008.1.2.1")
-            association = sender.associate("127.0.0.1", self.move_to or 0, ae_title="RADNODE")
-            for one in self.images:
-                assert association.send_c_store(one).Status == 0
-            association.release()
-        yield "127.0.0.1", self.move_to
-        yield len(self.images) if self.originator else 0
-        for one in self.images if self.originator else []:
-            yield 0xFF00, one
 
 
 @pytest.fixture
