@@ -42,6 +42,8 @@ app = typer.Typer()
 
 _STOP_GRACE_S = 5.0
 _PROOF_AFTER_S = 60.0
+# Images that arrive within this time are judged together.
+_TOGETHER_S = 0.05
 
 
 @app.command()
@@ -55,7 +57,7 @@ def keeper(config: Config = None) -> None:
 
 def run_keeper(settings: Settings, record: Record, stop: threading.Event) -> None:
     """Until `stop` is set, or until one of the loops fails in a way that waiting does not mend."""
-    arrivals = Bell(settings.data_dir, SWEEPER, deaf_s=settings.completeness.sweep_interval_s)
+    arrivals = Bell(settings.data_dir, SWEEPER, deaf_s=_TOGETHER_S)
     due = Bell(settings.data_dir, RELAY)
     relay = Relay(record, Publisher(make_app(settings)), sign_in(settings, "relay"), due.wait)
     failed: list[RadnodeError] = []
