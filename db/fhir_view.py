@@ -161,10 +161,11 @@ def earlier(session: Session, work: Work) -> list[Work]:
         .join(before, before.id == Job.revision_id)
         .join(mine, _same(mine, before))
         .where(mine.id == work.key.revision_id, before.number < mine.number, Job.model == work.model)
+        .order_by(before.number.desc())
     )
-    found, _ = works(session, Wanted(study_uid=work.study.study_instance_uid, states=FINISHED), limit=10_000)
-    ids = set(session.scalars(older))
-    return [one for one in found if one.job_id in ids and one.report_uid]
+    # Most work has none, though its study may have been read image by image.
+    pages = [works(session, Wanted(job_id=one, states=FINISHED), limit=1) for one in session.scalars(older).all()]
+    return [one for found, _ in pages for one in found if one.report_uid]
 
 
 def studies(
@@ -293,15 +294,18 @@ def _reports(session: Session, study_ids: Iterable[int]) -> dict[_Place, list[_R
     """All finished work of these studies by what it is on, in the order of the revisions."""
     found: dict[_Place, list[_Reported]] = defaultdict(list)
     rows = session.execute(
-        select(Job, Revision, Result.sop_instance_uid)
+        select(
+            *(Job.id, Job.study_id, Job.model, Job.finished_at, Job.created_at),
+            *(Revision.route, Revision.subject, Revision.number, Result.sop_instance_uid),
+        )
         .join(Revision, Revision.id == Job.revision_id)
         .outerjoin(Result, and_(Result.job_id == Job.id, Result.kind == REPORT))
         .where(Job.study_id.in_(sorted(study_ids)), Job.state.in_(FINISHED))
         .order_by(Revision.number)
     )
-    for job, revision, uid in rows:
-        place = (job.study_id, revision.route, revision.subject, job.model)
-        found[place].append(_Reported(job.id, revision.number, job.finished_at or job.created_at, uid or ""))
+    for job_id, study_id, model, finished_at, created_at, route, subject, number, uid in rows:
+        place = (study_id, route, subject, model)
+        found[place].append(_Reported(job_id, number, finished_at or created_at, uid or ""))
     return found
 
 
@@ -346,7 +350,10 @@ def _matters(session: Session, found: Sequence[Study]) -> dict[int, StudyMatter]
     for study_id, uid, modality, images in rows:
         series[study_id].append(SeriesMatter(uid, modality, images))
     matched = {one: shown.accession_number for one, shown in orders.of_studies(session, ids).items()}
-    return {study.id: _matter(session, study, tuple(series[study.id]), matched.get(study.id, "")) for study in found}
+    # A study stands there once for each piece of work on it.
+    return {
+        study.id: _matter(session, study, tuple(series[study.id]), matched.get(study.id, "")) for study in set(found)
+    }
 
 
 def _matter(session: Session, study: Study, series: tuple[SeriesMatter, ...], matched: str) -> StudyMatter:
