@@ -274,16 +274,19 @@ def expected(session: Session, study_instance_uid: str, now: datetime) -> list[i
     return [request_id for request_id, closes_at in rows if closes_at > now] if rows else None
 
 
-def hold(session: Session, request_id: int, image: PriorFile) -> bool:
-    """What a peer has sent to the listener for a request. False where it is here already, or nobody waits any more."""
+def hold(session: Session, request_id: int, image: PriorFile, *, most: int) -> bool:
+    """What a peer has sent to the listener for a request. False where it is here already, nobody waits any more, or
+    `most` images are held.
+    """
     waits = session.scalar(
         select(PriorRequest.id)
         .where(PriorRequest.id == request_id, PriorRequest.state == PriorState.WANTED)
         .with_for_update()
     )
-    return waits is not None and insert_ignore(
-        session, PriorImage, request_id=request_id, kept=False, received_at=utcnow(), **asdict(image)
-    )
+    here = select(func.count()).select_from(PriorImage).where(PriorImage.request_id == request_id)
+    if waits is None or (session.scalar(here) or 0) >= most:
+        return False
+    return insert_ignore(session, PriorImage, request_id=request_id, kept=False, received_at=utcnow(), **asdict(image))
 
 
 def is_held(session: Session, request_id: int, path: str) -> bool:

@@ -7,9 +7,13 @@ routes them, and no model reads them by themselves.
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
+
 import structlog
 
 from db import priors
+from db.errors import StorageFull
 from db.session import Record
 from db.types import utcnow
 from node import storage
@@ -34,17 +38,41 @@ def take_prior(settings: Settings, record: Record, header: Header, file: Incomin
     if not requests:
         log.warning("prior_came_too_late", sop_instance_uid=header.sop_instance_uid)
         return Status.PROCESSING_FAILURE
-    # Here its writing ends; what is held for several has a file for each, as they go at different times.
+    # Here its writing ends. Held for several it is a file for each, as they go at different times.
     file.sync()
-    for request_id in requests:
-        identity = f"{request_id}:move:{header.sop_instance_uid}:{file.blake3}"
-        relative = storage.derived_path(storage.PRIORS, identity)
-        target = storage.store_bytes(settings.data_dir, relative, file.path.read_bytes())
-        held = prior_file(header, relative.as_posix(), target.stat().st_size, file.blake3)
-        with record.write() as session:
-            kept = priors.hold(session, request_id, held)
-            named = kept or priors.is_held(session, request_id, held.path)
-        if not named:
-            storage.remove_stored(settings.data_dir, [held.path])
-    log.info("prior_received", sop_instance_uid=header.sop_instance_uid, requests=len(requests))
+    kept = [
+        _hold(settings, record, header, file, request_id, last=request_id == requests[-1]) for request_id in requests
+    ]
+    if not any(kept):
+        log.warning("prior_not_held", sop_instance_uid=header.sop_instance_uid)
+        return Status.PROCESSING_FAILURE
+    log.info("prior_received", sop_instance_uid=header.sop_instance_uid, requests=sum(kept))
     return Status.SUCCESS
+
+
+def _hold(
+    settings: Settings, record: Record, header: Header, file: IncomingFile, request_id: int, *, last: bool
+) -> bool:
+    """False where nobody waits for it any more, or the request has as many as it may have."""
+    identity = f"{request_id}:move:{header.sop_instance_uid}:{file.blake3}"
+    relative = storage.derived_path(storage.PRIORS, identity)
+    storage.adopt(settings.data_dir, file.path if last else _copy(file.path, request_id), relative)
+    if last:
+        file.moved()
+    held = prior_file(header, relative.as_posix(), file.file_size, file.blake3)
+    with record.write() as session:
+        kept = priors.hold(session, request_id, held, most=settings.priors.max_images)
+        named = kept or priors.is_held(session, request_id, held.path)
+    if not named:
+        storage.remove_stored(settings.data_dir, [held.path])
+    return named
+
+
+def _copy(path: Path, request_id: int) -> Path:
+    target = path.with_suffix(f".{request_id}")
+    try:
+        shutil.copyfile(path, target)
+    except OSError as error:
+        target.unlink(missing_ok=True)
+        raise StorageFull(f"{target} could not be written ({error.strerror}); check the disk") from error
+    return target

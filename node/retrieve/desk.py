@@ -14,7 +14,7 @@ from db.priors import DuePriors
 from db.session import Record
 from db.states import PriorState
 from db.types import utcnow
-from node import storage
+from node import bell, storage
 from node.dataset_source import HeaderError
 from node.header import read_file
 from node.retrieve import asking, choosing, retrieving
@@ -99,6 +99,12 @@ class PriorDesk:
             self._again_or_never(due, str(error))
         except (PermanentError, StorageFull) as error:
             self._settle(due, Found(PriorState.FAILED, str(error)))
+        except RetriableError:
+            raise
+        except Exception as error:
+            # Whatever a peer's answers provoke, its study goes on without, and the next one is looked for.
+            log.exception("priors_failed", study_instance_uid=due.study_instance_uid)
+            self._settle(due, Found(PriorState.FAILED, f"unforeseen {type(error).__name__}; see the keeper's log"))
         else:
             self._settle(due, found)
 
@@ -115,6 +121,7 @@ class PriorDesk:
         files = [file for study in found.studies for file in study.files.values()]
         with self.record.write() as session:
             settled = priors.settle(session, due.id, found.state, reason=found.reason, images=files)
+        bell.ring(self.settings.data_dir, bell.RELAY)
         if not settled:
             for study in found.studies:
                 study.discard()

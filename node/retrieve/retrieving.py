@@ -1,10 +1,10 @@
 """C-GET and C-MOVE as their user (PS3.4 C.4.2, C.4.3): one study, series or set of images, within bounds.
 
-By C-GET the images come on the association that asks, so no peer has to know this node's address; where a peer does not
-offer it, or does not give what is asked, C-MOVE has it send them to this node's listener. Every image is handed on as
-it comes from the wire, and nothing is buffered beyond one PDU.
+By C-GET the images come on the association that asks, so no peer has to know this node's address: each is handed on as
+it comes from the wire, and nothing is buffered beyond one PDU. C-MOVE has the peer send them to this node's listener.
 
-    outcome = retrieve(peer, settings, Wanted(study_uid), sop_classes, take, Bounds())
+    outcome = get(peer, settings, Wanted(study_uid), sop_classes, take, Bounds())
+    outcome = move(peer, settings, Wanted(study_uid), Bounds())
 """
 
 from __future__ import annotations
@@ -105,28 +105,6 @@ class Outcome:
 
 class TooMuch(PermanentError):
     """The peer sends more than was asked for."""
-
-
-def retrieve(  # noqa: PLR0917 - one of each
-    peer: Peer, settings: Settings, wanted: Wanted, sop_classes: Sequence[str], take: Take, bounds: Bounds
-) -> Outcome:
-    """C-GET; where it is not accepted, fails or brings nothing, C-MOVE to this node's own AE title.
-
-    Images that C-MOVE brings arrive at the listener, and not at `take`. What `take` has refused is not asked for again.
-    Raises as `get` and `move` do.
-    """
-    try:
-        got = get(peer, settings, wanted, sop_classes, take, bounds)
-    except PeerRefused as error:
-        refused = str(error)
-    else:
-        if got.refused or (got.whole and got.completed):
-            return got
-        refused = got.reason or "C-GET brought nothing"
-    log.info("get_did_not_do", peer=at(peer), reason=refused)
-    moved = move(peer, settings, wanted, bounds)
-    reason = f"{moved.reason}; before it C-GET: {refused}" if moved.reason else ""
-    return Outcome(moved.by, moved.completed, moved.failed, reason)
 
 
 def get(  # noqa: PLR0917 - one of each

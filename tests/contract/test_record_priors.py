@@ -179,9 +179,10 @@ def test_what_a_peer_is_asked_to_send_is_known_in_time_too_late_and_never(record
         assert priors.expected(session, "9.8.7", now + timedelta(seconds=31)) == []
         assert priors.expected(session, "9.8.7", now + timedelta(hours=1)) is None
     with record.write() as session:
-        assert priors.hold(session, request.id, image(1))
-        assert not priors.hold(session, request.id, image(1))
-        assert priors.hold(session, request.id, image(2))
+        assert priors.hold(session, request.id, image(1), most=2)
+        assert not priors.hold(session, request.id, image(1), most=2)
+        assert priors.hold(session, request.id, image(2), most=2)
+        assert not priors.hold(session, request.id, image(3), most=2)
         assert priors.is_held(session, request.id, image(1).path)
         assert not priors.is_held(session, request.id, "priors/00/9.dcm")
     with record.write() as session:
@@ -191,7 +192,7 @@ def test_what_a_peer_is_asked_to_send_is_known_in_time_too_late_and_never(record
     assert settle(record, request.id, PriorState.FOUND, image(1))
     with record.write() as session:
         # Nobody waits any more.
-        assert not priors.hold(session, request.id, image(3))
+        assert not priors.hold(session, request.id, image(3), most=9)
         assert session.scalars(select(PriorMove.closes_at)).one() <= utcnow()
 
 

@@ -50,7 +50,7 @@ def pacs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Orthanc]:
 @pytest.fixture(scope="module")
 def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Listener]:
     """One listener for all, and its record; which peer is asked, each test's own settings say."""
-    with running(tmp_path_factory.mktemp("node")) as started:
+    with running(tmp_path_factory.mktemp("node"), "[priors]\nmax_images = 3\n") as started:
         yield started
 
 
@@ -339,3 +339,16 @@ def test_an_archive_that_names_no_originator_is_found_out(site: Site, tmp_path: 
     archive.originator = None
     answer = asking.answered()
     assert (answer.state, answer.images) == (PriorState.FAILED, ())
+
+
+def test_more_images_than_are_wanted_are_not_held_for_a_move_either(site: Site, tmp_path: Path) -> None:
+    archive, asking = site(models=(FIND, MOVE), max_images=200)
+    study = {"StudyInstanceUID": generate_uid(), "SeriesInstanceUID": generate_uid(), "StudyDate": "20250101"}
+    for number in range(4):
+        archive.has(chest(tmp_path, f"{number}", **study))
+    archive.studies = archive.studies[:1]
+    # The listener's own limit: it keeps to its settings, whatever was asked for.
+    assert asking.node.settings.priors.max_images == 3
+    answer = asking.answered()
+    assert (answer.state, len(answer.images), len(asking.files())) == (PriorState.FOUND, 3, 3)
+    assert "1 images failed" in answer.reason

@@ -23,7 +23,6 @@ from node.retrieve.retrieving import (
     TooMuch,
     Wanted,
     get,
-    retrieve,
     storage_contexts,
 )
 from node.scu import PeerRefused
@@ -60,7 +59,7 @@ def archive(answers: Any, *models: str, storing: bool = True) -> Iterator[Settin
         entity.add_supported_context(CR, "1.2.840.10008.1.2.1", scu_role=False, scp_role=True)
     port = free_port()
     handlers: list[Any] = [(evt.EVT_C_GET, answers), (evt.EVT_C_MOVE, answers)]
-    server = entity.start_server(("127.0.0.1", port), block=False, evt_handlers=handlers)
+    server: Any = entity.start_server(("127.0.0.1", port), block=False, evt_handlers=handlers)
     try:
         yield Settings(
             peers={"archive": Peer(ae_title="ARCHIVE", host="127.0.0.1", port=port)},
@@ -105,9 +104,9 @@ def test_images_come_on_the_association_that_asks(tmp_path: Path) -> None:
     )
 
 
-def test_what_is_refused_here_is_not_asked_for_again_by_c_move(tmp_path: Path) -> None:
-    with archive(gives(images(tmp_path, 2)), STUDY_ROOT_GET, STUDY_ROOT_MOVE) as settings:
-        outcome = retrieve(settings.peers["archive"], settings, STUDY, (CR,), Taker(0xC000), Bounds())
+def test_what_is_refused_here_is_told_from_what_the_peer_could_not_give(tmp_path: Path) -> None:
+    with archive(gives(images(tmp_path, 2)), STUDY_ROOT_GET) as settings:
+        outcome = ask(settings, Taker(0xC000))
     assert (outcome.by, outcome.completed, outcome.refused, outcome.whole) == ("C-GET", 0, 2, False)
 
 
