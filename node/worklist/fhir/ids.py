@@ -14,7 +14,6 @@ from node.uids import valid_uid
 
 _FROM_UUID = "2.25."
 _OBSERVATION = re.compile(r"(.+)-([0-9a-f]{16})")
-_DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 def report_id(report_uid: str) -> str:
@@ -50,8 +49,3 @@ def report_of_observation(resource_id: str) -> str:
     """The id of the report that an Observation is part of; "" for what is none."""
     found = _OBSERVATION.fullmatch(resource_id)
     return found[1] if found else ""
-
-
-def is_digest(resource_id: str) -> bool:
-    """Whether it may be a Device's."""
-    return _DIGEST.fullmatch(resource_id) is not None
