@@ -139,6 +139,8 @@ def _of_identifier(kind: str, name: str, value: str, fhir: Fhir) -> dict[str, st
 
 
 def _by_status(search: Search, kind: str, value: str) -> Search:
+    if "|" in value:
+        raise Problem(400, "status is a code, or several with commas, without their system")
     asked = set(value.split(","))
     if kind in {REPORT, FINDING}:
         both = {PRELIMINARY, REPLACED} & asked

@@ -246,6 +246,7 @@ MISUNDERSTOOD = [
     "Task?_page=WzEsImEiLCJiIl0=",
     "ImagingStudy?_page=x",
     "Task?status=" + "x" * 300,
+    "Task?status=http://hl7.org/fhir/task-status%7Crequested",
 ]
 
 
