@@ -43,9 +43,10 @@ def show_bundles(
         to = settings.fhir.destinations.get(destination)
         if destination and to is None:
             raise ConfigError(f"no [fhir.destinations.{destination}] entry in the settings")
-        with record.write() as session:
+        with record.read() as session:
             found, _ = fhir_view.works(session, Wanted(study_uid=study, states=FINISHED), limit=10_000)
             told = [(one, fhir_view.earlier(session, one)) for one in found if one.report_uid]
+        with record.write() as session:
             audit.note(session, "study_viewed", actor=ACTOR, subject=study, kind="FHIR")
     if not told:
         err.print("No finished report of a study of that UID is here.")
