@@ -93,7 +93,9 @@ def _bundle(sender: Sender, to: FhirDestination, due: DueDelivery) -> tuple[Json
         earlier: list[Work] = fhir_view.earlier(session, found[0]) if found else []
     if not found:
         return None, "its study was deleted"
-    if not to.not_analysed and not any(image.findings for image in images_of(found[0].summary)):
+    # What takes the place of a reading with findings is told in any case: the earlier one would stand there for ever.
+    findings = (image.findings for one in (found[0], *earlier) for image in images_of(one.summary))
+    if not to.not_analysed and not any(findings):
         return None, "not analysed, which the settings keep from this destination"
     writer = Writer(sender.settings.fhir, to.imaging_study)
     return checked(transaction(found[0], earlier, writer, to.url)), ""

@@ -325,6 +325,22 @@ def test_what_could_not_be_analysed_is_said_or_kept_as_wanted(record: Record, tm
     assert states(record) == ["CONFIRMED", "WITHDRAWN"]
 
 
+def test_a_reading_that_was_told_is_withdrawn_though_what_replaces_it_was_not_analysed(
+    record: Record, tmp_path: Path
+) -> None:
+    finished(record, 1)
+    summary = {"images": [{"sop_instance_uid": "1.2", "analysed": False, "reason": "lateral view"}]}
+    with FhirServer() as server:
+        mine = sender(record, tmp_path, server.destination(not_analysed=False))
+        run_bundles(mine, "repository")
+        finished(record, 2, study=1, summary=summary, analysed=False)
+        run_bundles(mine, "repository")
+        told = server.held
+    statuses = sorted(one["status"] for place, one in told.items() if place.startswith("DiagnosticReport/"))
+    assert statuses == ["entered-in-error", "preliminary"]
+    assert states(record) == ["CONFIRMED", "CONFIRMED"]
+
+
 def test_an_archive_may_have_its_own_imaging_study(record: Record, tmp_path: Path) -> None:
     finished(record)
     with FhirServer() as server:
