@@ -23,7 +23,7 @@ from node.header import facts as facts_of
 from node.settings import Work
 from workers.loaded import Loaded
 from workers.pixels import Limits, PixelError, Poison, drawn_uint8
-from workers.priors import Companion, Priors
+from workers.priors import NOT_FETCHED, Companion, Priors
 from workers.results import SourceResult
 from workers.sandbox import Examined, JobFiles, Terms
 from workers.series import ImageOutcome, Member, read_one_series, series_of
@@ -73,7 +73,7 @@ def analyse(
 
     files: through which every file is read, in processes of their own.
     progress: called before each image is decoded; what it raises (a lost lease) ends the work.
-    priors: of the patient, for a model that compares.
+    priors: of the patient, for a model that compares; None where nobody fetches any.
     Raises OSError where a stored file cannot be opened, DecoderUnavailable where none can be read now, and HeaderError
     or Poison for a file whose header cannot be read and of which nothing else is known.
     """
@@ -81,7 +81,7 @@ def analyse(
         return _analyse_series(model, sources, files, progress)
     read = []
     rules = model.bundle.manifest.priors
-    companion = None if rules is None or priors is None else Companion(model, priors, files)
+    companion = None if rules is None else Companion(model, priors or Priors(Path(), reason=NOT_FETCHED), files)
     for source in sources:
         progress()
         read.append(_read_one(model, source, files, companion))

@@ -35,6 +35,7 @@ from workers.sandbox import JobFiles
 log = structlog.get_logger(__name__)
 
 NO_PEER = "no peer for prior studies is set"
+NOT_FETCHED = "prior studies are not fetched here"
 
 
 @dataclass(frozen=True)

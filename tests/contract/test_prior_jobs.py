@@ -29,9 +29,11 @@ from tests.support import bundles
 from tests.support.jobs import queued, stored
 from tests.support.shared import shared_dicom
 from tests.support.validators import dciodvfy, dsrdump
+from workers.analysis import SourceInput, analyse, limits_for
 from workers.loaded import Loaded
 from workers.pipeline import Worker, run_job
-from workers.priors import NO_PEER
+from workers.priors import NO_PEER, NOT_FETCHED
+from workers.sandbox import Decoders, JobFiles
 
 MODEL = "test-comparing"
 POSITIVE = "cxr_wrapped/wrap_09_pneumonia.dcm"
@@ -237,3 +239,12 @@ def test_a_prior_whose_file_is_gone_parks_nothing(
     with record.read() as session:
         assert session.scalars(select(Job.state)).one() is JobState.DONE
     assert summary(record)["prior"]["reason"] == "a prior's file cannot be opened (FileNotFoundError)"
+
+
+def test_files_read_without_a_node_say_that_nothing_was_fetched(
+    loaded: Loaded, decoders: Decoders, settings: Settings, tmp_path: Path
+) -> None:
+    files = JobFiles(decoders, limits_for(settings.work))
+    analysis = analyse(loaded, [SourceInput(image(tmp_path, "current", StudyDate="20260301"))], files)
+    assert analysis.analysed
+    assert analysis.sources[0].without_prior == NOT_FETCHED
