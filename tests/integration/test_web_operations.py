@@ -97,6 +97,8 @@ def test_work_items_of_other_systems_are_counted(ward: Site) -> None:
     assert re.search(r"Pushed work items</th><td>scheduled</td><td class=\"number\">1<", page)
 
 
+# pynetdicom leaves the socket of a connection that nobody takes to the garbage collector.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_peer_is_asked_for_an_echo_and_no_address_of_a_form(ward: Site) -> None:
     folder = ward.settings.data_dir / "archive"
     folder.mkdir()
