@@ -109,6 +109,8 @@ def test_a_worklist_that_may_be_asked(tmp_path: Path) -> None:
     assert (found.grade, found.detail) == (Grade.OK, "ris answers C-FIND; asked by no route")
 
 
+# pynetdicom leaves the socket of a refused connection to the garbage collector.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_peer_for_priors_that_is_away(tmp_path: Path) -> None:
     pacs = f'[peers.pacs]\nae_title = "PACS"\nhost = "127.0.0.1"\nport = {closed_port()}\n'
     assert "priors" not in findings(write(tmp_path, pacs))
