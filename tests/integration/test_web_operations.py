@@ -86,8 +86,6 @@ def test_operations_tell_what_is_wrong_and_let_it_be_tried_again(ward: Site) -> 
     assert post(browser, "/operations/retry").status_code == 422
 
 
-# pynetdicom leaves the socket of a connection that nobody takes to the garbage collector.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_work_items_of_other_systems_are_counted(ward: Site) -> None:
     browser = ward.logged_in("ada", "pacs-admin")
     assert "Pushed work items" not in browser.get("/operations").text
