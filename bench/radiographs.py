@@ -13,9 +13,7 @@ ROWS, COLUMNS = 2500, 2048
 SOURCE = Path(__file__).parents[1] / "workers/demo/data/child-pneumonia.dcm"
 
 
-def make_radiographs(
-    source: Path, folder: Path, count: int, *, rows: int = ROWS, columns: int = COLUMNS
-) -> list[Path]:
+def make_radiographs(source: Path, folder: Path, count: int, *, rows: int = ROWS, columns: int = COLUMNS) -> list[Path]:
     """`count` CR images, 16 bits allocated, 12 stored, each in a study of its own; of full size they have 10 MB."""
     folder.mkdir(parents=True, exist_ok=True)
     dataset = dcmread(source)
