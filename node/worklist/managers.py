@@ -5,6 +5,7 @@ Every message names the class of UPS Push, in whatever context it is sent (PS3.4
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from itertools import islice
@@ -17,6 +18,7 @@ from pynetdicom.association import Association
 from db.errors import PeerUnavailable, PermanentError
 from db.workitem_rules import PUSH_CLASS, UpsStatus
 from node import scu
+from node.commitment import MALFORMED
 from node.scu import PeerRefused, at
 from node.settings import Peer, Settings
 from node.settings_ups import UpsManager
@@ -104,9 +106,14 @@ class Talk:
         self._ask(lambda: self._association.send_n_set(told, PUSH_CLASS, uid, meta_uid=UPS_PULL))
 
     def state(self, uid: str) -> str:
-        """Procedure Step State (0074,1000)."""
+        """Procedure Step State (0074,1000). Raises PeerRefused also where it cannot be read."""
         found = self._ask(lambda: self._association.send_n_get(_STATE_AND_PRIORITY, PUSH_CLASS, uid, meta_uid=UPS_PULL))
-        return "" if found is None else str(found.get("ProcedureStepState", "") or "")
+        try:
+            # A value is read at its access, under the VR that the manager gave it.
+            with warnings.catch_warnings(action="ignore"):
+                return "" if found is None else str(found.get("ProcedureStepState", "") or "")
+        except MALFORMED as error:
+            raise PeerRefused(f"{self._name} answered with a state that is none ({type(error).__name__})") from error
 
     def subscribe(self, uid: str, ae_title: str) -> None:
         """Ask for reports on a work item. Raises PeerRefused also where the manager offers none."""

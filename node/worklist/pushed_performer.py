@@ -98,7 +98,7 @@ class PushedPerformer:
                     log.info("workitem_lost", workitem=uid, status=f"{status:#06x}")
                     return False
                 changed = True
-            if step.next is Next.GO_ON and _progress_of(item.data) != step.progress:
+            if step.next is Next.GO_ON and _progress_of(item.data) != str(step.progress):
                 workitems.change(session, uid, self._told(item, step, now), lock, own=True)
             again = now + timedelta(seconds=_LATER_S if work is None else _after_s(item, now))
             # An item whose study does not come is looked at once more at the moment it expires.
@@ -146,10 +146,10 @@ def _turns(step: Next, begin: bool) -> list[WorkitemState]:
     return [*first, *ends.get(step, [])]
 
 
-def _progress_of(data: Json) -> float:
+def _progress_of(data: Json) -> str:
+    # Whoever pushed it may have put in anything, under any VR.
     progress = (items(data, workitem_rules.PROGRESS_INFORMATION) or [{}])[0]
-    told = text(progress, workitem_rules.PROGRESS)
-    return float(told) if told else -1.0
+    return text(progress, workitem_rules.PROGRESS)
 
 
 def _after_s(item: WorkitemView, now: datetime) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -12,10 +13,11 @@ from pydicom.uid import generate_uid
 from sqlalchemy import delete, select, update
 
 from db import jobs, workitem_subscriptions, workitem_tidings, workitems
+from db.dicom_json import element, sequence
 from db.states import JobState, WorkitemState
 from db.tables import Delivery, Job
 from db.types import utcnow
-from db.workitem_rules import FILTERED_SUBSCRIPTION, GLOBAL_SUBSCRIPTION, EventType
+from db.workitem_rules import FILTERED_SUBSCRIPTION, GLOBAL_SUBSCRIPTION, PROGRESS, PROGRESS_INFORMATION, EventType
 from db.workitem_tables import Workitem, WorkitemTiding
 from node.syntaxes import UPS_PUSH_CLASS, UPS_QUERY_CLASS, UPS_WATCH_CLASS
 from node.worklist.pushed_performer import PushedPerformer
@@ -23,7 +25,7 @@ from node.worklist.tidings import TidingReporter
 from tests.support import listening, records
 from tests.support.listening import Listener
 from tests.support.processes import free_port
-from tests.support.workitems import Events, code_item, pushed, subscriber, worklist
+from tests.support.workitems import Events, code_item, new, pushed, subscriber, worklist
 
 pytestmark = [
     pytest.mark.e2e,
@@ -248,6 +250,18 @@ def test_the_node_performs_what_is_pushed_and_says_what_became_of_it(
     assert sorted(named) == sorted((one.ref.sop_instance_uid, "PACS") for one in outcome.results)
     report(listener)
     assert events.states == ["SCHEDULED", "IN PROGRESS", "COMPLETED"]
+
+
+def test_progress_that_is_no_number_is_written_over(listener: Listener, uid: str, study: str) -> None:
+    item = new(uid, study)
+    progress = sequence([{PROGRESS: element("LO", "half of it")}])
+    with listener.record.write() as session:
+        assert workitems.create(session, replace(item, data={**item.data, PROGRESS_INFORMATION: progress}))
+    assert records.claim(listener.record, job_on(listener, study)) is not None
+    assert perform(listener) == 1
+    with worklist(listener.port) as items:
+        _, found = items.get(uid)
+    assert found.ProcedureStepProgressInformationSequence[0].ProcedureStepProgress == 10
 
 
 @pytest.mark.parametrize(

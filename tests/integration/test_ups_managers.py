@@ -91,7 +91,7 @@ def test_a_manager_that_does_not_answer_holds_up_no_other(record: Record, manage
             name: Peer(ae_title="MANAGER", host="127.0.0.1", port=one.port)
             for name, one in (("a", hung), ("b", manager))
         }
-        managers = {name: ManagerSettings(peer=name, station="RADNODE", poll_s=0.1) for name in peers}
+        managers = {name: ManagerSettings(peer=name, station="RADNODE", poll_s=0.1, timeout_s=120.0) for name in peers}
         settings = Settings(data_dir=tmp_path, peers=peers, ups=Ups(managers=managers))
         item = work_item(STUDY, FIRST)
         hung.schedule(work_item(STUDY))
@@ -101,7 +101,7 @@ def test_a_manager_that_does_not_answer_holds_up_no_other(record: Record, manage
         for thread in threads:
             thread.start()
         try:
-            eventually("the other claims", lambda: manager.state(item) == "IN PROGRESS", timeout_s=8)
+            eventually("the other claims", lambda: manager.state(item) == "IN PROGRESS", timeout_s=60)
         finally:
             stop.set()
             hung.may_answer.set()
@@ -121,6 +121,22 @@ def test_a_manager_that_hangs_up_is_asked_again(record: Record, manager: UpsMana
     manager.hangs_up = False
     steps(performer(record, manager.port, tmp_path), record, 1)
     assert (manager.state(item), states(record)) == ("IN PROGRESS", [F.HELD])
+
+
+def test_a_state_that_cannot_be_read_ends_no_loop(record: Record, manager: UpsManager, tmp_path: Path) -> None:
+    manager.schedule(work_item(STUDY, FIRST))
+    node = performer(record, manager.port, tmp_path)
+    steps(node, record, 3)
+    manager.asked.clear()
+    manager.garbles = True
+    while not manager.asked["get"]:
+        steps(node, record, 1)
+    assert states(record) == [F.HELD]
+    assert "a state that is none" in rows(record)[0].reason
+    manager.garbles = False
+    read_and_sent(record)
+    steps(node, record, 3)
+    assert states(record) == [F.COMPLETED]
 
 
 def test_certificates_that_are_missing_end_no_loop(record: Record, manager: UpsManager, tmp_path: Path) -> None:

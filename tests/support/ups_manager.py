@@ -9,8 +9,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
-from pydicom.uid import generate_uid
+from pydicom.tag import Tag
+from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 from pynetdicom import AE, build_role, evt
 from pynetdicom.sop_class import (  # type: ignore[attr-defined]
     UnifiedProcedureStepEvent,
@@ -24,6 +26,7 @@ from tests.support.processes import free_port
 STATION = "RADNODE"
 _MOVE = "1.2.840.10008.5.1.4.1.2.2.2"
 _FINAL = ("COMPLETED", "CANCELED")
+_STATE = Tag(0x00741000)
 _PERFORMED = (
     "PerformedStationNameCodeSequence",
     "PerformedProcedureStepStartDateTime",
@@ -72,7 +75,8 @@ class UpsManager:
     lose: names of operations that are carried out and whose answer is lost with the association, once each. refuse:
     statuses to answer operations with, instead of carrying them out. moves: (study, AE title) it was asked to send by
     C-MOVE, which it says that it has. may_answer: whether it answers at all. hangs_up: it
-    ends each association as soon as it is open.
+    ends each association as soon as it is open. garbles: the states that it is asked for are of a VR that they do not
+    fit.
     """
 
     port: int
@@ -86,6 +90,7 @@ class UpsManager:
     moves: list[tuple[str, str]] = field(default_factory=list)
     may_answer: threading.Event = field(default_factory=threading.Event)
     hangs_up: bool = False
+    garbles: bool = False
 
     def __post_init__(self) -> None:
         self.may_answer.set()
@@ -119,6 +124,12 @@ class UpsManager:
 
     def get(self, event: Any) -> tuple[int, Dataset | None]:
         self.asked["get"] += 1
+        if self.garbles:
+            # What counts as read is written as it is.
+            told = Dataset()
+            told[_STATE] = RawDataElement(_STATE, "FD", 4, b"abcd", 0, is_implicit_VR=False, is_little_endian=True)
+            told.set_original_encoding(is_implicit_vr=False, is_little_endian=True, character_encoding="iso8859")
+            return 0x0000, told
         return 0x0000, self.items[event.request.RequestedSOPInstanceUID]
 
     def act(self, event: Any) -> tuple[int, Dataset | None]:
@@ -218,7 +229,8 @@ def ups_manager() -> Iterator[UpsManager]:
     manager = UpsManager(free_port())
     entity = AE("MANAGER")
     for sop_class in (UnifiedProcedureStepPull, UnifiedProcedureStepWatch, _MOVE):
-        entity.add_supported_context(sop_class)
+        # The only one in which it says of what VR a value is.
+        entity.add_supported_context(sop_class, ExplicitVRLittleEndian)
     handlers: list[Any] = [
         (evt.EVT_ESTABLISHED, manager.opened),
         (evt.EVT_C_FIND, manager.find),
