@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy import text
 
+from db import audit_chain
 from db.session import Record
 
 # Of images, in one transaction.
@@ -80,9 +81,12 @@ def fill(record: Record, studies: int, images: int = 1) -> None:
     at_once = max(1, _MOST_AT_ONCE // images)
     for first in range(1, studies + 1, at_once):
         _insert(record, of_images, each, first, min(studies, first + at_once - 1))
+    # As the keeper does it by and by.
+    places = 1
+    while places:
+        with record.write() as session:
+            places, _ = audit_chain.seal(session)
     with record.engine.begin() as connection:
-        # As the keeper leaves it, once each row has its place in the chain.
-        connection.execute(text("DELETE FROM audit_unsealed"))
         if record.dialect == "postgresql":
             for table in ("studies", "series", "instances", "revisions", "results", "deliveries", "audit", "readings"):
                 # What is written by number does not count them up.
