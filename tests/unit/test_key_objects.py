@@ -142,6 +142,19 @@ def test_where_the_report_goes_out_under_another_class_the_selection_names_that_
     assert naming_report(flags.data, report.ref.sop_class_uid) == (flags.data, flags.ref)
 
 
+def test_what_it_replaces_was_named_that_way_too() -> None:
+    source = analysed(header(SpecificCharacterSet="ISO_IR 192", PatientName="Müller^Eva"), ["pneumonia"])
+    *_, first = built(source)
+    *_, later = built(source, identity="job-2", replaced_flags=(first.ref,))
+    _, sent = naming_report(first.data, ENHANCED_SR)
+    data, _ = naming_report(later.data, ENHANCED_SR)
+    document = read(data)
+    assert description(document).endswith(f"Replaces key object selection {sent.sop_instance_uid}.")
+    assert description(document).startswith(description(read(later)).partition("Replaces")[0])
+    assert document.PatientName == "Müller^Eva"
+    assert KeyObjectSelectionDocument.from_dataset(document).SOPInstanceUID == document.SOPInstanceUID
+
+
 def test_what_is_no_selection_is_refused() -> None:
     report, *_ = built(analysed(header(), ["pneumonia"]))
     for data in (report.data, b"no DICOM at all"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from io import BytesIO
 
@@ -29,6 +30,8 @@ KIND = "KO"
 _SERIES_NUMBER = 9502
 _SERIES_DESCRIPTION = "AI Flags (UNVERIFIED)"
 _MOST_TEXT = 1024
+_REPLACES = "Replaces key object selection"
+_REPLACED = re.compile(rf"{_REPLACES} ([0-9.]+)\.(?!\d)")
 
 
 def build_flags(
@@ -71,6 +74,12 @@ def naming_report(data: bytes, sr_sop_class_uid: str) -> tuple[bytes, ResultRef]
         item.ReferencedSOPClassUID = UID(sr_sop_class_uid)
     if changed:
         document.SOPInstanceUID = derive("naming class", str(document.SOPInstanceUID), sr_sop_class_uid)
+        # The destination got the earlier selection in that way, too.
+        for item in document.ContentSequence:
+            if item.ValueType == "TEXT" and _REPLACED.search(item.TextValue):
+                item.TextValue = _REPLACED.sub(
+                    lambda found: f"{_REPLACES} {derive('naming class', found[1], sr_sop_class_uid)}.", item.TextValue
+                )
         data = encode(document, str(document.file_meta.get("SourceApplicationEntityTitle", "")))
     return data, ResultRef(
         sop_class_uid=str(document.SOPClassUID),
@@ -135,7 +144,7 @@ def _content(
     model = provenance.model
     words = [DISCLAIMER, f"Flagged by {model.name}, version {model.version}: {', '.join(found)}."]
     # The object has no attribute of its own for what it replaces (PS3.3 A.35.4).
-    words += [f"Replaces key object selection {one.sop_instance_uid}." for one in provenance.replaced_flags]
+    words += [f"{_REPLACES} {one.sop_instance_uid}." for one in provenance.replaced_flags]
     sources = {part.source.sop_instance_uid: part for part in flagged}
     return [
         items.code(codes.LANGUAGE, codes.ENGLISH, items.MODIFIES),
