@@ -183,7 +183,7 @@ class Work(Section):
         2,
         ge=1,
         le=16,
-        description="Jobs under way in an inference process: one is inferred, others are decoded or their results made.",
+        description="Jobs under way in an inference process: one is inferred while others are decoded or written up.",
     )
     deliver_processes: int = Field(2, ge=1, description="Delivery processes.")
     lease_s: float = Field(30.0, gt=1, description="Seconds a worker holds a job between two signs of life.")
