@@ -42,7 +42,7 @@ class Comparison:
 
 
 def comparison_of(bundle: Bundle) -> Comparison | None:
-    """How a bundle weighs priors; None where it reads none. Raises ArchitectureError where its file says no such thing."""
+    """How a bundle weighs priors; None where it reads none. Raises ArchitectureError for arrays that do not fit."""
     if bundle.manifest.priors is None:
         return None
     path = bundle.folder / bundle.manifest.file("prior")
