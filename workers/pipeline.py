@@ -133,14 +133,15 @@ def hand_back_unfinished(worker: Worker, job_id: str, reason: str) -> None:
 
 
 def _carry_out(worker: Worker, job: ClaimedJob) -> None:
-    model = worker.models.get(job.model)
-    rules, priors = model.bundle.manifest.priors, None
-    if rules is not None:
-        priors = await_priors(worker.settings, worker.record, job, rules)
-        if priors is None:
-            return
-    files = JobFiles(worker.decoders, limits_for(worker.settings.work))
+    # Loading a model may take longer than a lease: it is compiled for this machine once, or another job is at it.
     with _heartbeat(worker, job) as beat:
+        model = worker.models.get(job.model)
+        rules, priors = model.bundle.manifest.priors, None
+        if rules is not None:
+            priors = await_priors(worker.settings, worker.record, job, rules)
+            if priors is None:
+                return
+        files = JobFiles(worker.decoders, limits_for(worker.settings.work))
         analysis = _analyse(worker, job, model, files, beat.check, priors)
         if files.poisoned and not analysis.analysed:
             raise PoisonStudy(f"no image of it could be read: {analysis.reason}; see `radnode parked`")

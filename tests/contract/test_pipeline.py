@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from io import BytesIO
@@ -96,6 +97,24 @@ def test_a_message_that_comes_twice_does_nothing_the_second_time(
     run_job(worker, job_id)
     run_job(worker, "no-such-job")
     assert (state(record), result_files(settings)) == before
+
+
+def test_a_job_is_held_while_its_model_is_being_loaded(
+    worker: Worker, record: Record, settings: Settings, loaded: Loaded
+) -> None:
+    job_id = queue(record, stored(settings, POSITIVE))
+    leases: list[Any] = []
+
+    def load() -> None:
+        until = time.monotonic() + 30
+        while len(set(leases)) < 2 and time.monotonic() < until:
+            with record.read() as session:
+                leases.append(session.get_one(Job, job_id).lease_until)
+
+    brief = settings.model_copy(update={"work": settings.work.model_copy(update={"lease_s": 1.5})})
+    run_job(replace(worker, settings=brief, models=Preloaded(settings, loaded, load)), job_id)
+    assert leases[0] < leases[-1]
+    assert state(record)[0]["state"] == "DONE"
 
 
 def test_a_job_taken_over_gives_the_very_same_objects_once(
