@@ -48,9 +48,9 @@ class Line:
         self._make_room(0 if alone else self._at_once - 1)
 
     def close(self) -> None:
-        """Wait for what has begun. Raises like `take`."""
-        self._make_room(0)
+        """Wait for all that has begun, then raise like `take`."""
         self._threads.shutdown()
+        self._make_room(0)
 
     def _make_room(self, most: int) -> None:
         # May be left by an exception in any place (Celery's time limit): what is done then is found done next time.

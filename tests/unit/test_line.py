@@ -96,6 +96,28 @@ def test_the_end_waits_for_what_has_begun() -> None:
     assert not closing.is_alive()
 
 
+def test_the_end_waits_for_the_others_of_one_that_failed() -> None:
+    other_ends, failed, ended = threading.Event(), threading.Event(), []
+
+    def run(job_id: str) -> None:
+        if job_id == "a":
+            failed.set()
+            raise LookupError("unforeseen")
+        assert other_ends.wait(WAIT_S)
+        ended.append(job_id)
+
+    line = line_of(run, 3)
+    line.take("a")
+    line.take("b")
+    assert failed.wait(WAIT_S)
+    letting = threading.Timer(0.1, other_ends.set)
+    letting.start()
+    with pytest.raises(LookupError):
+        line.close()
+    assert ended == ["b"]
+    letting.join()
+
+
 def test_what_nobody_foresaw_is_raised_and_takes_no_room() -> None:
     def fail(_: str) -> None:
         raise LookupError("unforeseen")
