@@ -30,23 +30,7 @@ from workers.queues import hand_back
 
 OWNER = "host:deliver:1"
 SUMMARY: dict[str, Any] = {
-    "images": [
-        {
-            "sop_instance_uid": "1.2.840.99.1.1",
-            "analysed": True,
-            "findings": [
-                {
-                    "label": "pneumonia",
-                    "code": ["233604007", "SCT", "Pneumonia"],
-                    "presence": "present",
-                    "probability": 0.8712,
-                    "threshold": 0.5,
-                    "priority": "stat",
-                }
-            ],
-            "notes": [],
-        }
-    ],
+    **records.FOUND,
     "model": {"name": "Sample", "manufacturer": "Somebody", "weights_sha256": "ab" * 32},
 }
 OUTCOME = {"resourceType": "OperationOutcome", "issue": [{"severity": "error", "code": "invalid"}]}

@@ -31,26 +31,6 @@ from workers.messages import run_messages
 from workers.queues import hand_back
 
 OWNER = "host:deliver:1"
-PNEUMONIA = ["233604007", "SCT", "Pneumonia"]
-SUMMARY: dict[str, Any] = {
-    "images": [
-        {
-            "sop_instance_uid": "1.2.840.99.1.1",
-            "analysed": True,
-            "findings": [
-                {
-                    "label": "pneumonia",
-                    "code": PNEUMONIA,
-                    "presence": "present",
-                    "probability": 0.8712,
-                    "threshold": 0.5,
-                    "priority": "stat",
-                }
-            ],
-            "notes": [],
-        }
-    ]
-}
 
 
 def sender(record: Record, folder: Path, to: Hl7Destination, **settings: Any) -> Sender:
@@ -65,7 +45,12 @@ def finished(record: Record, folder: Path, number: int = 1, **changes: Any) -> s
     report = replace(records.result(number, study=f"{records.STUDY}.{number}"), path=f"{number}.dcm")
     structured_report(folder / report.path, report.ref.sop_instance_uid)
     done: JobOutcome = records.outcome(
-        report, records.result(100 + number, "SC"), destinations=("pacs",), told=("ris",), summary=SUMMARY, **changes
+        report,
+        records.result(100 + number, "SC"),
+        destinations=("pacs",),
+        told=("ris",),
+        summary=records.FOUND,
+        **changes,
     )
     with record.write() as session:
         jobs.finish(session, job_id, records.WORKER, done)

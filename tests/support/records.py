@@ -36,6 +36,27 @@ EXPLICIT = "1.2.840.10008.1.2.1"
 WORKER = "host-a:worker-1"
 SENDER = "host-a:sender-1"
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
+PNEUMONIA = ["233604007", "SCT", "Pneumonia"]
+# What a job says that has read one image, and found it.
+FOUND: dict[str, Any] = {
+    "images": [
+        {
+            "sop_instance_uid": "1.2.840.99.1.1",
+            "analysed": True,
+            "findings": [
+                {
+                    "label": "pneumonia",
+                    "code": PNEUMONIA,
+                    "presence": "present",
+                    "probability": 0.8712,
+                    "threshold": 0.5,
+                    "priority": "stat",
+                }
+            ],
+            "notes": [],
+        }
+    ]
+}
 
 
 def image(number: int = 1, study: str = STUDY, **changes: Any) -> NewInstance:
