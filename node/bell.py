@@ -12,6 +12,7 @@ import select
 import stat
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -21,6 +22,9 @@ log = structlog.get_logger(__name__)
 
 FOLDER = "bells"
 SWEEPER, RELAY = "sweeper", "relay"
+# (stop, seconds) -> whether stop is set: until then, or until a bell rings.
+Wait = Callable[[threading.Event, float], bool]
+
 # How soon a thread that waits for a bell sees that it is to stop.
 _STOP_LOOK_S = 0.25
 
@@ -80,6 +84,8 @@ def _open_pipe(path: Path) -> int:
         if stat.S_ISFIFO(os.fstat(fd).st_mode):
             return fd
         os.close(fd)
+        reason = "something else has its name"
     except OSError as error:
-        log.warning("bell_not_hung", bell=path.name, reason=error.strerror)
+        reason = error.strerror or type(error).__name__
+    log.warning("bell_not_hung", bell=path.name, reason=reason)
     return -1

@@ -29,8 +29,6 @@ _FAILED_FIRST_S, _FAILED_MAX_S = 5.0, 3600.0
 
 # (study) -> images the PACS says the study has, or None.
 ExpectedCount = Callable[[StudyView], int | None]
-# (stop, seconds) -> whether stop is set: until then, or until a bell rings.
-Wait = Callable[[threading.Event, float], bool]
 
 
 class Sweeper:
@@ -41,7 +39,7 @@ class Sweeper:
         settings: Settings,
         record: Record,
         expected: ExpectedCount | None = None,
-        wait: Wait = threading.Event.wait,
+        wait: bell.Wait = threading.Event.wait,
     ) -> None:
         self.settings = settings
         self.record = record

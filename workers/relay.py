@@ -10,6 +10,7 @@ import structlog
 from db import outbox
 from db.errors import BrokerUnavailable, RetriableError
 from db.session import Record
+from node.bell import Wait
 
 log = structlog.get_logger(__name__)
 
@@ -19,8 +20,6 @@ _LEASE_S = 30.0
 _BATCH = 200
 _PAUSE_FIRST_S, _PAUSE_MAX_S = 1.0, 5.0
 
-# (stop, seconds) -> whether stop is set: until then, or until a bell rings.
-Wait = Callable[[threading.Event, float], bool]
 # (topic, subject): puts the message on the broker, or raises BrokerUnavailable.
 Publish = Callable[[str, str], None]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from db.domain import Intake, NewInstance
 from db.errors import RadnodeError, RecordUnavailable, StorageFull
 from db.session import Record
 from db.tables import Instance
+from node.bell import SWEEPER, Bell
 from node.group_commit import GroupCommit
 from tests.support.records import image
 
@@ -39,6 +41,15 @@ def test_one_alone_is_named_and_recorded(record: Record, tmp_path: Path) -> None
     assert (tmp_path / new.path).read_text() == new.sop_instance_uid
     assert stored(record) == {new.sop_instance_uid}
     assert not list(tmp_path.glob("*.tmp"))
+
+
+def test_what_is_recorded_wakes_the_sweeper(record: Record, tmp_path: Path) -> None:
+    hung = Bell(tmp_path, SWEEPER)
+    began = time.monotonic()
+    submit(GroupCommit(tmp_path, record), tmp_path, image(1, path="instances/aa/1.dcm"))
+    hung.wait(threading.Event(), 60)
+    hung.close()
+    assert time.monotonic() - began < 30
 
 
 def test_those_that_wait_share_a_commit(record: Record, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -17,6 +18,7 @@ from db import identities, jobs, listing
 from db.domain import NewInstance
 from db.session import Record
 from db.tables import Job
+from node.bell import RELAY, Bell
 from node.settings import Settings, Work
 from node.settings_hl7 import Hl7
 from tests.support import hostile, records
@@ -97,6 +99,16 @@ def test_a_message_that_comes_twice_does_nothing_the_second_time(
     run_job(worker, job_id)
     run_job(worker, "no-such-job")
     assert (state(record), result_files(settings)) == before
+
+
+def test_what_is_done_wakes_the_relay(worker: Worker, record: Record, settings: Settings) -> None:
+    hung = Bell(settings.data_dir, RELAY)
+    job_id = queue(record, stored(settings, POSITIVE))
+    began = time.monotonic()
+    run_job(worker, job_id)
+    hung.wait(threading.Event(), 120)
+    hung.close()
+    assert time.monotonic() - began < 60
 
 
 def test_a_job_is_held_while_its_model_is_being_loaded(
