@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import structlog
 
-from db import audit, circuits, fhir_view, queues
+from db import audit, circuits, fhir_view, identities, queues
 from db.domain import DueDelivery
 from db.errors import ConfigError, PeerUnavailable, PermanentError
 from db.fhir_view import Wanted, Work
+from db.identities import Correction, IdentityChanged
 from node.settings_fhir import FhirDestination
 from node.worklist.fhir.bundles import transaction
 from node.worklist.fhir.client import Answer, NoConnection, Server, Verdict
@@ -37,6 +38,9 @@ def run_bundles(sender: Sender, destination: str) -> None:
 def _send(sender: Sender, to: FhirDestination, server: Server, due: DueDelivery) -> bool:
     """Bring one delivery as far as it goes now; False where the queue has to wait."""
     limit = sender.settings.delivery.max_attempts
+    # Before the bundle is made: it says the same of the patient, or what is newer.
+    with sender.record.read() as session:
+        heeded = identities.of_study(session, due.ref.study_instance_uid)
     try:
         bundle, reason = _bundle(sender, to, due)
         if bundle is None:
@@ -50,10 +54,10 @@ def _send(sender: Sender, to: FhirDestination, server: Server, due: DueDelivery)
         return sending.again(sender, due, str(error), limit, count=False)
     except PermanentError as error:
         return sending.give_up(sender, due, str(error))
-    return _settle(sender, to, due, answer)
+    return _settle(sender, to, due, answer, heeded)
 
 
-def _settle(sender: Sender, to: FhirDestination, due: DueDelivery, answer: Answer) -> bool:
+def _settle(sender: Sender, to: FhirDestination, due: DueDelivery, answer: Answer, heeded: Correction | None) -> bool:
     limit = sender.settings.delivery.max_attempts
     if answer.verdict in {Verdict.BUSY, Verdict.CLOSED}:
         sending.note_failure(sender, due.destination)
@@ -62,15 +66,21 @@ def _settle(sender: Sender, to: FhirDestination, due: DueDelivery, answer: Answe
         # Whatever it thinks of this bundle, it is there.
         circuits.note_success(session, due.destination)
     if answer.verdict is Verdict.ACCEPTED:
-        return _accept(sender, due, answer)
+        try:
+            return _accept(sender, due, answer, heeded)
+        except IdentityChanged:
+            reason = "the patient's identity was changed while it was sent; it is sent again"
+            return sending.again(sender, due, reason, limit, count=False)
     if answer.verdict is Verdict.REFUSED:
         return sending.give_up(sender, due, answer.said)
     return sending.again(sender, due, answer.said, min(limit, to.max_errors), least_s=answer.wait_s)
 
 
-def _accept(sender: Sender, due: DueDelivery, answer: Answer) -> bool:
+def _accept(sender: Sender, due: DueDelivery, answer: Answer, heeded: Correction | None) -> bool:
+    """Raises IdentityChanged where the server was told of a patient as it is known no longer."""
     report = report_id(due.ref.sop_instance_uid)
     with sender.record.write() as session:
+        identities.require_unchanged(session, due.ref.study_instance_uid, heeded)
         if not queues.accepted(session, due, sender.owner, answer.said):
             return False
         audit.note(

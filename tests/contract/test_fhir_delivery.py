@@ -12,69 +12,21 @@ import pytest
 from fhir.resources.R4B.bundle import Bundle
 from sqlalchemy import select, update
 
-from db import circuits, deliveries, identities, jobs, listing, queues
+from db import circuits, deliveries, identities, queues
 from db.session import Record
 from db.states import StudyState
 from db.tables import Audit, Delivery, Job, Study
-from node.settings import Delivery as DeliverySettings
-from node.settings import Settings
-from node.settings_fhir import Fhir, FhirDestination
+from node.settings_fhir import FhirDestination
 from node.web.metrics import render
 from tests.support import records
 from tests.support.certificates import authority
+from tests.support.fhir_results import OWNER, SUMMARY, finished, hurry, resources, rows, sender, states
 from tests.support.fhir_server import HANG_UP, FhirServer, Say
 from tests.support.processes import free_port
 from workers.bundles import run_bundles
-from workers.deliver import Sender
 from workers.queues import hand_back
 
-OWNER = "host:deliver:1"
-SUMMARY: dict[str, Any] = {
-    **records.FOUND,
-    "model": {"name": "Sample", "manufacturer": "Somebody", "weights_sha256": "ab" * 32},
-}
 OUTCOME = {"resourceType": "OperationOutcome", "issue": [{"severity": "error", "code": "invalid"}]}
-
-
-def sender(record: Record, folder: Path, to: FhirDestination, patients: str = "", **changes: Any) -> Sender:
-    """patients: Identifier.system of their ids. changes: to [delivery]."""
-    given = Fhir(destinations={"repository": to}, patient_id_system=patients)
-    delivery = DeliverySettings(**{"max_attempts": 5, "connect_timeout_s": 2.0, **changes})
-    return Sender(Settings(data_dir=folder, fhir=given, delivery=delivery), record, OWNER)
-
-
-def finished(record: Record, number: int = 1, study: int | None = None, **changes: Any) -> str:
-    """A job that is done and is to be told to the repository. study: another revision of an earlier one."""
-    uid = f"{records.STUDY}.{study or number}"
-    job_id = records.queued_job(record, uid, number)
-    assert records.claim(record, job_id) is not None
-    done = records.outcome(
-        records.result(number, study=uid),
-        records.result(100 + number, "SC", study=uid),
-        **{"destinations": ("pacs",), "told": ("repository",), "summary": SUMMARY, **changes},
-    )
-    with record.write() as session:
-        jobs.finish(session, job_id, records.WORKER, done)
-    return job_id
-
-
-def rows(record: Record) -> list[dict[str, Any]]:
-    with record.read() as session:
-        return [row for row in listing.deliveries(session) if row["destination"] == "repository"]
-
-
-def states(record: Record) -> list[str]:
-    return [row["state"] for row in rows(record)]
-
-
-def hurry(record: Record) -> None:
-    """What waits is due, whatever for."""
-    with record.write() as session:
-        session.execute(update(Delivery).values(next_attempt_at=records.NOON))
-
-
-def resources(bundle: Any, kind: str) -> list[Any]:
-    return [one["resource"] for one in bundle["entry"] if one["resource"]["resourceType"] == kind]
 
 
 def test_a_result_is_put_as_resources_that_refer_to_each_other(record: Record, tmp_path: Path) -> None:
@@ -276,6 +228,36 @@ def test_a_merge_reaches_what_was_not_sent(record: Record, tmp_path: Path) -> No
         run_bundles(sender(record, tmp_path, server.destination()), "repository")
         (report,) = resources(server.take(), "DiagnosticReport")
     assert (report["subject"]["identifier"]["value"], report["subject"]["display"]) == ("ID-2", "Eva Maier")
+
+
+class MergingServer(FhirServer):
+    """While it is told for the first time, the hospital merges the patient with another one."""
+
+    def __init__(self, record: Record) -> None:
+        super().__init__()
+        self._record = record
+
+    def _put(self, bundle: Any) -> Say:
+        if not self.held:
+            merge = identities.Change("ID-1", identities.Identity("ID-2"), "merge", "ADT|HOSP", "78")
+            with self._record.write() as session:
+                assert identities.change(session, merge, messages_to=["repository"]).applied == 1
+        return super()._put(bundle)
+
+
+def test_a_merge_while_it_is_sent_has_it_sent_again(record: Record, tmp_path: Path) -> None:
+    finished(record)
+    with MergingServer(record) as server:
+        mine = sender(record, tmp_path, server.destination())
+        run_bundles(mine, "repository")
+        (row,) = rows(record)
+        assert (row["state"], row["attempts"]) == ("PENDING", 0)
+        assert "identity was changed" in row["reason"]
+        hurry(record)
+        run_bundles(mine, "repository")
+    (report,) = (one for place, one in server.held.items() if place.startswith("DiagnosticReport/"))
+    assert report["subject"]["identifier"]["value"] == "ID-2"
+    assert states(record) == ["CONFIRMED"]
 
 
 @pytest.mark.parametrize("patient_id", ["", "ID\x011", "x" * 65])
