@@ -30,7 +30,7 @@ from node.settings import Settings
 from node.worklist.matching import differences
 from workers.loaded import Loaded
 from workers.pixels import PixelError, Poison
-from workers.sandbox import JobFiles
+from workers.sandbox import Examined, JobFiles
 
 log = structlog.get_logger(__name__)
 
@@ -83,39 +83,54 @@ class Companion:
     model: Loaded
     priors: Priors
     files: JobFiles
+    _examined: dict[str, Examined | str] = field(default_factory=dict)
     _read: dict[str, Prior | str] = field(default_factory=dict)
 
     def beside(self, current: Header) -> tuple[Prior | None, str]:
         """A prior, or why there is none."""
         reasons = [self.priors.reason] if self.priors.reason else []
         for file in self.priors.files:
-            found = self._held(file, current)
+            found = self._fitting(file, current)
             if isinstance(found, Prior):
                 return found, ""
             reasons.append(found)
-        return None, "; ".join(dict.fromkeys(reasons))
+        reason = "; ".join(dict.fromkeys(reasons))
+        if self.priors.files:
+            log.warning("prior_not_read", sop_instance_uid=current.sop_instance_uid, reason=reason)
+        return None, reason
 
-    def _held(self, file: PriorFile, current: Header) -> Prior | str:
-        if file.sop_instance_uid not in self._read:
-            found = self._read_one(file, current)
-            self._read[file.sop_instance_uid] = found
-            if isinstance(found, str):
-                log.warning("prior_not_read", sop_instance_uid=file.sop_instance_uid, reason=found)
-        return self._read[file.sop_instance_uid]
+    def _fitting(self, file: PriorFile, current: Header) -> Prior | str:
+        uid = file.sop_instance_uid
+        if uid not in self._examined:
+            self._examined[uid] = self._examine(file)
+        examined = self._examined[uid]
+        if isinstance(examined, str):
+            return examined
+        # Beside each image anew: nothing says that all images of a study name one patient.
+        different = differences(current_of(current, self.priors.correction).identity, identity_of(examined.header))
+        if different or examined.header.study_instance_uid == current.study_instance_uid:
+            return f"a prior is of another {', '.join(different) or 'kind'}"
+        if uid not in self._read:
+            self._read[uid] = self._read_one(file, examined)
+        return self._read[uid]
 
-    def _read_one(self, file: PriorFile, current: Header) -> Prior | str:
-        path = self.priors.folder / file.path
+    def _examine(self, file: PriorFile) -> Examined | str:
         try:
-            examined = self.files.examine(path)
-            known = examined.header
-            different = differences(current_of(current, self.priors.correction).identity, identity_of(known))
-            if different or known.study_instance_uid == current.study_instance_uid:
-                return f"a prior is of another {', '.join(different) or 'kind'}"
-            admission = admit(self.model.bundle.manifest.admission, HeaderFacts(**header_facts(facts_of(known, ""))))
-            if not admission.admitted:
-                return f"a prior is not one the model reads: {admission.reason}"
-            return Prior(file, examined.dataset, self.files.grey(path))
-        except (HeaderError, Poison, PixelError, UnreadableError) as error:
+            return self.files.examine(self.priors.folder / file.path)
+        except (HeaderError, Poison) as error:
+            return f"a prior cannot be read: {error}"
+        except OSError as error:
+            return f"a prior's file cannot be opened ({type(error).__name__})"
+
+    def _read_one(self, file: PriorFile, examined: Examined) -> Prior | str:
+        admission = admit(
+            self.model.bundle.manifest.admission, HeaderFacts(**header_facts(facts_of(examined.header, "")))
+        )
+        if not admission.admitted:
+            return f"a prior is not one the model reads: {admission.reason}"
+        try:
+            return Prior(file, examined.dataset, self.files.grey(self.priors.folder / file.path))
+        except (PixelError, UnreadableError) as error:
             return f"a prior cannot be read: {error}"
         except OSError as error:
             return f"a prior's file cannot be opened ({type(error).__name__})"

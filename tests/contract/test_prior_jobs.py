@@ -227,6 +227,23 @@ def test_a_patient_who_is_another_since_the_fetch_is_not_compared(
     assert summary(record)["prior"]["reason"] == "a prior is of another Patient ID, Patient's Name"
 
 
+def test_an_image_that_names_another_patient_than_its_study_does_is_not_compared(
+    worker: Worker, record: Record, settings: Settings, tmp_path: Path
+) -> None:
+    own = image(tmp_path, "current", StudyDate="20260301")
+    other = image(tmp_path, "other", StudyDate="20260301", StudyInstanceUID=read_file(own).study_instance_uid,
+                  PatientID="ID-2")  # fmt: skip
+    job_id = queued(record, stored(settings, own), stored(settings, other), model=MODEL)
+    run_job(worker, job_id)
+    given(record, settings, image(tmp_path, "prior", StudyDate="20250301"))
+    run_job(worker, job_id)
+    with record.read() as session:
+        (found,) = session.scalars(select(Job.summary)).all()
+    beside = {one["sop_instance_uid"]: one["prior"] for one in found["images"]}
+    assert "sop_instance_uid" in beside[read_file(own).sop_instance_uid]
+    assert beside[read_file(other).sop_instance_uid] == {"reason": "a prior is of another Patient ID"}
+
+
 def test_a_prior_whose_file_is_gone_parks_nothing(
     worker: Worker, record: Record, settings: Settings, tmp_path: Path
 ) -> None:
