@@ -264,10 +264,14 @@ def _report(session: Session, row_id: int, uid: str, before: Json, after: Json) 
         workitem_subscriptions.tell(session, row_id, uid, EventType.ASSIGNED, assigned(after) or {})
 
 
-def explain(session: Session, sop_instance_uid: str, reason: str, *, check_at: datetime) -> None:
-    """For people: why an item stands where it stands. check_at: when its performer looks again. Names no patient."""
+def explain(session: Session, sop_instance_uid: str, reason: str, *, looked_at: datetime, check_at: datetime) -> None:
+    """For people: why an item stands where it stands. Names no patient.
+
+    check_at: when its performer looks again; at once where something has happened to it since `looked_at`.
+    """
     here = Workitem.sop_instance_uid == sop_instance_uid
-    affected(session, update(Workitem).where(here).values(reason=reason, check_at=check_at))
+    affected(session, update(Workitem).where(here).values(reason=reason))
+    affected(session, update(Workitem).where(here, Workitem.check_at <= looked_at).values(check_at=check_at))
 
 
 def due(session: Session, now: datetime, own_ae: str, *, limit: int = 200) -> list[WorkitemView]:

@@ -29,9 +29,10 @@ from node.worklist.work_items import outputs
 log = structlog.get_logger(__name__)
 
 _ROUND_S = 0.5
-# Between two looks at an item. The record wakes one whose study is decided on; one that is under way is looked at
-# again after a tenth of the time that it has been so, that a long queue costs little.
-_SOON_S, _LATER_S, _SHARE = 0.5, 30.0, 0.1
+# Between two looks at an item: a tenth of the time for which it has been as it is, that a long queue costs little. The
+# record wakes one whose study is decided on; where nothing of the study is here, nothing else can happen.
+_SHARE = 0.1
+_SOON_S, _LATER_S, _ABSENT_S = 0.5, 30.0, 600.0
 _FORGET_S = 600.0
 _STATION_SCHEME = "99RADNODE"
 # CID 9231, for an item that does not say what is to be done.
@@ -75,7 +76,10 @@ class PushedPerformer:
                 return
         with self.record.write() as session:
             gone = workitem_queries.forget(session, before, locked_before)
-            workitem_tidings.forget(session, now)
+            told = workitem_tidings.forget(session, now)
+        if gone or told:
+            # A few hundred at a time: there may be more.
+            self._forget_at = None
         if gone:
             log.info("workitems_forgotten", count=gone)
 
@@ -100,11 +104,11 @@ class PushedPerformer:
                 changed = True
             if step.next is Next.GO_ON and _progress_of(item.data) != str(step.progress):
                 workitems.change(session, uid, self._told(item, step, now), lock, own=True)
-            again = now + timedelta(seconds=_LATER_S if work is None else _after_s(item, now))
+            again = now + timedelta(seconds=_after_s(item, now, absent=work is None))
             # An item whose study does not come is looked at once more at the moment it expires.
             if item.expires_at is not None and item.expires_at > now:
                 again = min(again, item.expires_at)
-            workitems.explain(session, uid, step.reason, check_at=again)
+            workitems.explain(session, uid, step.reason, looked_at=now, check_at=again)
         if changed:
             log.info("workitem_stepped", workitem=uid, state=turns[-1].value, reason=step.reason)
         return changed
@@ -152,8 +156,9 @@ def _progress_of(data: Json) -> str:
     return text(progress, workitem_rules.PROGRESS)
 
 
-def _after_s(item: WorkitemView, now: datetime) -> float:
-    return min(_LATER_S, max(_SOON_S, _SHARE * (now - item.changed_at).total_seconds()))
+def _after_s(item: WorkitemView, now: datetime, *, absent: bool) -> float:
+    least, most = (_LATER_S, _ABSENT_S) if absent else (_SOON_S, _LATER_S)
+    return min(most, max(least, _SHARE * (now - item.changed_at).total_seconds()))
 
 
 def loops(settings: Settings, record: Record, owner: str) -> dict[str, Callable[[threading.Event], None]]:
