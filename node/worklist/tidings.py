@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -30,12 +31,17 @@ log = structlog.get_logger(__name__)
 _POLL_S = 0.3
 # A process that dies while it tells gives the queue back at once (`db.leftovers.free`), a lost machine after this.
 _LEASE_S = 300.0
+# One event, and what it takes pynetdicom to notice that it goes unanswered.
+_WITHIN = 2.0
 _SUCCESS = 0x0000
 _WARNINGS = range(0xB000, 0xC000)
 
 
 class TidingReporter:
-    """Tells each subscriber in order, on one association for all that waits. owner: the name it takes leases under."""
+    """Tells each subscriber in order, on one association for all that waits.
+
+    A thread for each: a slow one holds up no other. owner: the name it takes leases under.
+    """
 
     def __init__(self, settings: Settings, record: Record, owner: str) -> None:
         self.settings = settings
@@ -43,9 +49,10 @@ class TidingReporter:
         self.owner = owner
         # Of two entries with one AE title the first counts, as elsewhere.
         self._peers = {peer.ae_title.strip(): peer for peer in reversed(settings.peers.values())}
+        self._telling: dict[str, threading.Thread] = {}
 
     def run(self, stop: threading.Event) -> None:
-        """Until `stop` is set. The record being away is waited out."""
+        """Until `stop` is set. Who is being told then is not waited for: the threads end with the process."""
         begun = False
         while not stop.wait(_POLL_S):
             try:
@@ -65,27 +72,37 @@ class TidingReporter:
         with self.record.write() as session:
             workitem_tidings.announce(session, GLOBAL_SUBSCRIPTION, EventType.SCP_STATUS_CHANGE, restarted(), everybody)
 
-    def run_once(self) -> int:
-        """Report what is due; returns how many events were taken."""
+    def run_once(self) -> list[threading.Thread]:
+        """Begin to report what is due; returns the threads that do. Raises RecordUnavailable."""
         now = utcnow()
+        free = [name for name in self._peers if name not in self._telling or not self._telling[name].is_alive()]
         with self.record.read() as session:
-            if not workitem_tidings.any_due(session, now, self._peers):
-                return 0
+            if not workitem_tidings.any_due(session, now, free):
+                return []
         with self.record.write() as session:
-            due = workitem_tidings.claim_due(session, now, self._peers, self.owner, lease_s=_LEASE_S)
-        return sum(self._tell(one) for one in due)
+            due = workitem_tidings.claim_due(session, now, free, self.owner, lease_s=_LEASE_S)
+        begun = []
+        for one in due:
+            thread = threading.Thread(target=self._tell, args=(one,), name=f"events-{one.ae_title}", daemon=True)
+            self._telling[one.ae_title] = thread
+            thread.start()
+            begun.append(thread)
+        return begun
 
-    def _tell(self, due: DueTidings) -> int:
+    def _tell(self, due: DueTidings) -> None:
         peer = self._peers[due.ae_title]
         left = list(due.tidings)
         try:
-            with _reporting(peer, self.settings) as association:
-                while left:
-                    self._settle(due.ae_title, left[0], report(association, peer, left[0]))
-                    del left[0]
-        except (RetriableError, PermanentError) as error:
-            self._postpone(due.ae_title, left, str(error))
-        return len(due.tidings) - len(left)
+            try:
+                with _reporting(peer, self.settings) as association:
+                    while left:
+                        self._settle(due.ae_title, left[0], report(association, peer, self.settings, left[0]))
+                        del left[0]
+            except (RetriableError, PermanentError) as error:
+                self._postpone(due.ae_title, left, str(error))
+        except RetriableError as error:
+            # The record is away: the lease gives them back.
+            log.warning("tidings_postponed", subscriber=due.ae_title, reason=str(error))
 
     def _settle(self, ae_title: str, tiding: Tiding, refusal: str) -> None:
         with self.record.write() as session:
@@ -115,7 +132,7 @@ def _reporting(peer: Peer, settings: Settings) -> Iterator[Association]:
         yield association
 
 
-def report(association: Association, peer: Peer, tiding: Tiding) -> str:
+def report(association: Association, peer: Peer, settings: Settings, tiding: Tiding) -> str:
     """N-EVENT-REPORT of one event; "" where it was taken, else why not.
 
     Raises:
@@ -123,16 +140,18 @@ def report(association: Association, peer: Peer, tiding: Tiding) -> str:
         PeerRefused: the peer takes no events from their provider.
     """
     try:
-        information = Dataset.from_json(tiding.information)
-        information.SpecificCharacterSet = "ISO_IR 192"
         encoded(tiding.information, IMPLICIT_VR_LITTLE_ENDIAN)
+        with warnings.catch_warnings(action="ignore"):
+            information = Dataset.from_json(tiding.information)
+        information.SpecificCharacterSet = "ISO_IR 192"
     except MALFORMED as error:
         # It must not hold up what comes after it.
         return f"its information cannot be written as a data set ({type(error).__name__})"
     try:
-        status, _ = association.send_n_event_report(
-            information, int(tiding.event_type), PUSH_CLASS, tiding.sop_instance_uid, meta_uid=UPS_EVENT_CLASS
-        )
+        with scu.within(_WITHIN * settings.delivery.response_timeout_s, lambda: association):
+            status, _ = association.send_n_event_report(
+                information, int(tiding.event_type), PUSH_CLASS, tiding.sop_instance_uid, meta_uid=UPS_EVENT_CLASS
+            )
     except ValueError as error:
         raise scu.PeerRefused(f"{scu.at(peer)} takes no events of work items from their manager") from error
     except RuntimeError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
@@ -24,12 +25,12 @@ from node.worklist.pushed_performer import PushedPerformer
 from node.worklist.tidings import TidingReporter
 from tests.support import listening, records
 from tests.support.listening import Listener
-from tests.support.processes import free_port
+from tests.support.processes import eventually, free_port
 from tests.support.workitems import Events, code_item, new, pushed, subscriber, worklist
 
 pytestmark = [
     pytest.mark.e2e,
-    # pynetdicom leaves the socket of a refused connection to the garbage collector.
+    # pynetdicom leaves the socket of a refused connection to the garbage collector, which runs before the next file.
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
 
@@ -47,13 +48,15 @@ CREATED, WITH_MODIFICATIONS = 0x0000, 0xB300
 def listener(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Listener]:
     with listening.running(tmp_path_factory.mktemp("listener"), SETTINGS) as running:
         yield running
+    gc.collect()
 
 
 @pytest.fixture(autouse=True)
 def nobody_is_subscribed(listener: Listener) -> Iterator[None]:
     yield
     with listener.record.write() as session:
-        workitem_subscriptions.unsubscribe_globally(session, "WATCHER")
+        for name in ("WATCHER", "PACS"):
+            workitem_subscriptions.unsubscribe_globally(session, name)
         session.execute(delete(WorkitemTiding))
 
 
@@ -74,8 +77,13 @@ def events() -> Iterator[Events]:
         yield told
 
 
-def report(listener: Listener) -> None:
-    TidingReporter(listener.settings, listener.record, "test:events").run_once()
+def reporter(listener: Listener, **changes: object) -> TidingReporter:
+    return TidingReporter(listener.settings.model_copy(update=changes), listener.record, "test:events")
+
+
+def report(listener: Listener, **changes: object) -> None:
+    for thread in reporter(listener, **changes).run_once():
+        thread.join(60)
 
 
 def perform(listener: Listener) -> int:
@@ -253,8 +261,7 @@ def test_the_node_performs_what_is_pushed_and_says_what_became_of_it(
 
 
 def test_progress_that_is_no_number_is_written_over(listener: Listener, uid: str, study: str) -> None:
-    item = new(uid, study)
-    progress = sequence([{PROGRESS: element("LO", "half of it")}])
+    item, progress = new(uid, study), sequence([{PROGRESS: element("LO", "half of it")}])
     with listener.record.write() as session:
         assert workitems.create(session, replace(item, data={**item.data, PROGRESS_INFORMATION: progress}))
     assert records.claim(listener.record, job_on(listener, study)) is not None
@@ -342,10 +349,9 @@ def test_global_subscriptions_are_to_all_or_to_what_matches(
         assert items.suspend("WATCHER", second) == 0xC314
         assert items.create(pushed(study), generate_uid())[0] == CREATED
         assert items.cancel(second) == 0
-        reporter = TidingReporter(listener.settings, listener.record, "test:events")
-        reporter.announce_start()
+        reporter(listener).announce_start()
         assert items.unsubscribe(GLOBAL_SUBSCRIPTION, "WATCHER") == 0
-    reporter.run_once()
+    report(listener)
     assert {which for which, _, _ in events.told} == {second, GLOBAL_SUBSCRIPTION}
     assert events.states == ["SCHEDULED", "IN PROGRESS", "CANCELED"]
     assert events.told[-1][2].SCPStatus == "RESTARTED"
@@ -356,11 +362,27 @@ def test_events_wait_for_a_subscriber_that_is_away(listener: Listener, uid: str,
         assert items.create(pushed(study), uid)[0] == CREATED
         assert items.subscribe(uid, "WATCHER") == 0
     patient = listener.settings.ups.model_copy(update={"event_retry_s": 0.001})
-    settings = listener.settings.model_copy(update={"ups": patient})
-    assert TidingReporter(settings, listener.record, "test:events").run_once() == 0
+    report(listener, ups=patient)
     with subscriber(WATCHER_PORT) as events:
-        assert TidingReporter(settings, listener.record, "test:events").run_once() == 1
+        report(listener, ups=patient)
         assert events.states == ["SCHEDULED"]
+
+
+def test_a_silent_subscriber_holds_up_no_other(listener: Listener, uid: str, study: str, events: Events) -> None:
+    with worklist(listener.port) as items:
+        assert items.create(pushed(study), uid)[0] == CREATED
+        assert items.subscribe(uid, "PACS") == items.subscribe(uid, "WATCHER") == 0
+    peers, port = listener.settings.peers, free_port()
+    with subscriber(port, "PACS") as silent:
+        silent.may_answer.clear()
+        hung = peers["sender"].model_copy(update={"port": port})
+        threads = reporter(listener, peers={**peers, "sender": hung}).run_once()
+        eventually("the other is told", lambda: events.states)
+        assert not silent.told
+        silent.may_answer.set()
+        for thread in threads:
+            thread.join(60)
+        assert silent.states == events.states == ["SCHEDULED"]
 
 
 def test_an_event_that_cannot_be_written_holds_up_no_other(

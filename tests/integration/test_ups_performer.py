@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,12 +29,14 @@ pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptio
 
 
 @pytest.fixture(scope="module")
-def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def migrated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     path = tmp_path_factory.mktemp("record") / "record.db"
     made = Record(f"sqlite:///{path}")
     schema.upgrade(made)
     made.close()
-    return path
+    yield path
+    # Not in another file, which does not look for it.
+    gc.collect()
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -166,12 +167,17 @@ class Worklist:
 
 @dataclass
 class Events:
-    """What a subscriber was told: (SOP Instance UID, event type, event information)."""
+    """What a subscriber was told: (SOP Instance UID, event type, event information). may_answer: whether it does."""
 
     told: list[tuple[str, int, Dataset]] = field(default_factory=list)
     status: int = 0x0000
+    may_answer: threading.Event = field(default_factory=threading.Event)
+
+    def __post_init__(self) -> None:
+        self.may_answer.set()
 
     def take(self, event: evt.Event) -> tuple[int, None]:
+        self.may_answer.wait(60)
         request: Any = event.request
         assert request.AffectedSOPClassUID == UPS_PUSH_CLASS
         self.told.append((str(request.AffectedSOPInstanceUID), request.EventTypeID, event.event_information))
