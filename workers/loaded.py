@@ -58,6 +58,8 @@ class LoadedModels:
         # Bundles in folders do not change while a process runs: the digest of the one that goes by an id.
         self._by_id: dict[str, str] = {}
         self._lock = threading.Lock()
+        # One is loaded at a time, and who wants one that is kept does not wait for that.
+        self._loading = threading.Lock()
         # Two passes side by side take longer than one after the other, and no interpreter runs twice at a time.
         self._turn = Turn()
 
@@ -70,13 +72,7 @@ class LoadedModels:
         active = self.version_in(ModelState.ACTIVE, model_id)
         if active is not None:
             return self.installed(active)
-        with self._lock:
-            known = self._kept.get(self._by_id.get(model_id, ""))
-            if known is not None:
-                return self._keep(known)
-            loaded = self._load(model_id, lambda: registry.load(model_id, self.settings.work.model_dirs))
-            self._by_id[model_id] = loaded.bundle.identity.bundle_digest
-            return loaded
+        return self._kept_or(lambda: self._by_id.get(model_id, ""), lambda: self._from_folders(model_id))
 
     def version_in(self, state: ModelState, model_id: str) -> ModelVersionView | None:
         """The installed version in that state, ACTIVE or SHADOW. Raises RecordUnavailable."""
@@ -87,15 +83,7 @@ class LoadedModels:
 
     def installed(self, version: ModelVersionView) -> Loaded:
         """An installed version. Raises like `get`."""
-        with self._lock:
-            known = self._kept.get(version.digest)
-            if known is not None:
-                return self._keep(known)
-            if self.settings.clinical_mode and not version.signed_by:
-                raise ModelUnusable(
-                    f"clinical_mode refuses model {version.model_id} {version.version}: nobody signed it"
-                )
-            return self._load(version.model_id, lambda: installed_bundle(self.settings, version))
+        return self._kept_or(lambda: version.digest, lambda: self._from_record(version))
 
     def warm_up(self, model_ids: Iterable[str]) -> None:
         """Load ahead of the first job. What cannot be loaded is logged, and its jobs will say so again."""
@@ -104,6 +92,31 @@ class LoadedModels:
                 self.get(model_id)
             except (ModelUnusable, RetriableError) as error:
                 log.error("model_not_loaded", model=model_id, reason=str(error))
+
+    def _kept_or(self, digest: Callable[[], str], load: Callable[[], Loaded]) -> Loaded:
+        known = self._known(digest())
+        if known is not None:
+            return known
+        with self._loading:
+            # Somebody else may have loaded it meanwhile.
+            return self._known(digest()) or load()
+
+    def _known(self, digest: str) -> Loaded | None:
+        with self._lock:
+            known = self._kept.get(digest)
+            if known is not None:
+                self._kept.move_to_end(digest)
+            return known
+
+    def _from_folders(self, model_id: str) -> Loaded:
+        loaded = self._load(model_id, lambda: registry.load(model_id, self.settings.work.model_dirs))
+        self._by_id[model_id] = loaded.bundle.identity.bundle_digest
+        return loaded
+
+    def _from_record(self, version: ModelVersionView) -> Loaded:
+        if self.settings.clinical_mode and not version.signed_by:
+            raise ModelUnusable(f"clinical_mode refuses model {version.model_id} {version.version}: nobody signed it")
+        return self._load(version.model_id, lambda: installed_bundle(self.settings, version))
 
     def _load(self, model_id: str, find: Callable[[], Bundle]) -> Loaded:
         try:
@@ -118,12 +131,12 @@ class LoadedModels:
         return self._keep(Loaded(bundle, runner))
 
     def _keep(self, loaded: Loaded) -> Loaded:
-        digest = loaded.bundle.identity.bundle_digest
-        self._kept[digest] = loaded
-        self._kept.move_to_end(digest)
-        while len(self._kept) > self.settings.work.models_kept:
-            dropped, _ = self._kept.popitem(last=False)
-            log.info("model_dropped", digest=dropped)
+        with self._lock:
+            self._kept[loaded.bundle.identity.bundle_digest] = loaded
+            self._kept.move_to_end(loaded.bundle.identity.bundle_digest)
+            while len(self._kept) > self.settings.work.models_kept:
+                dropped, _ = self._kept.popitem(last=False)
+                log.info("model_dropped", digest=dropped)
         return loaded
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -182,6 +184,23 @@ def test_clinical_mode_reads_with_no_version_that_nobody_signed(
     models = LoadedModels(settings.model_copy(update={"clinical_mode": True}), record)
     with pytest.raises(ModelUnusable, match="nobody signed it"):
         models.get(MODEL)
+
+
+def test_a_model_that_is_kept_is_there_while_another_is_being_loaded(
+    settings: Settings, record: Record, both: list[Loaded], tmp_path: Path
+) -> None:
+    slow = tmp_path / "more" / "slow" / "model.json"
+    slow.parent.mkdir(parents=True)
+    os.mkfifo(slow)
+    work = settings.work.model_copy(update={"model_dirs": (tmp_path / "more",)})
+    models = Warm(settings.model_copy(update={"work": work}), record, both)
+    with ThreadPoolExecutor(2) as threads:
+        loading = threads.submit(models.get, "slow")
+        with slow.open("wb"):
+            # It is being read: from here on until the file ends.
+            assert threads.submit(models.get, MODEL).result(30) is both[0]
+        with pytest.raises(ModelUnusable):
+            loading.result(30)
 
 
 def test_as_many_models_are_kept_as_the_settings_say(
