@@ -15,6 +15,7 @@ import pytest
 from highdicom.sr import srread
 from pydicom import dcmread
 
+from db.errors import LeaseLost
 from models.backbones import load_weights
 from models.contracts import FloatArray, Presence
 from models.errors import ArchitectureError, GoldenError, PreprocessError
@@ -151,6 +152,37 @@ def test_no_more_than_one_decoded_slice_is_held(bundle: Bundle) -> None:
 
     read_series(bundle, load_runner(bundle, "cpu"), len(volume), slice_at)
     assert len(alive) == SLICES
+
+
+def test_reading_ahead_says_the_same_and_holds_no_more_slices_than_it_may(bundle: Bundle) -> None:
+    volume, runner = open_volume(CHEST), load_runner(bundle, "cpu")
+    alive: list[weakref.ref[FloatArray]] = []
+    most = 0
+
+    def slice_at(place: int) -> Any:
+        nonlocal most
+        image = volume.read(place)
+        alive.append(weakref.ref(image.pixels))
+        most = max(most, sum(one() is not None for one in alive))
+        return image
+
+    ahead = read_series(bundle, runner, len(volume), slice_at, ahead=2)
+    assert len(alive) == SLICES
+    assert most <= 3
+    plain = read_series(bundle, runner, len(volume), volume.read)
+    assert (ahead.findings, ahead.slices, ahead.notes) == (plain.findings, plain.slices, plain.notes)
+
+
+def test_who_may_not_go_on_is_asked_for_no_more_slices(bundle: Bundle) -> None:
+    asked: list[int] = []
+
+    def slice_at(place: int) -> Any:
+        asked.append(place)
+        raise LeaseLost("another worker has it")
+
+    with pytest.raises(LeaseLost):
+        read_series(bundle, load_runner(bundle, "cpu"), len(CHEST), slice_at, ahead=2)
+    assert len(asked) <= 2
 
 
 def test_attention_does_not_overflow() -> None:
