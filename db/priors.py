@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import delete, exists, func, select, update
+from sqlalchemy import ColumnElement, delete, exists, func, select, update
 from sqlalchemy.orm import Session
 
 from db import audit, identities, jobs, outbox
@@ -119,8 +119,11 @@ def ask(session: Session, job: ClaimedJob, wish: Wish, *, wait_s: float) -> Answ
         next_attempt_at=now,
         changed_at=now,
     )
+    # Locked: an answer that is written just now would wake nobody, and the job then wait for what is here.
     request = session.scalars(
-        select(PriorRequest).where(PriorRequest.study_id == study_id, PriorRequest.digest == wish.digest)
+        select(PriorRequest)
+        .where(PriorRequest.study_id == study_id, PriorRequest.digest == wish.digest)
+        .with_for_update()
     ).one()
     _ask_again(session, request, now, until)
     session.refresh(request)
@@ -219,8 +222,7 @@ def settle(
     if not move(session, PriorRequest, here, PriorState.WANTED, target, reason=reason, changed_at=now):
         return False
     session.add_all(PriorImage(request_id=request_id, kept=True, received_at=now, **asdict(one)) for one in images)
-    affected(session, update(PriorMove).where(PriorMove.request_id == request_id, PriorMove.closes_at > now)
-             .values(closes_at=now))  # fmt: skip
+    _close_moves(session, PriorMove.request_id == request_id, now)
     study = session.scalars(select(Study).join(PriorRequest, PriorRequest.study_id == Study.id).where(*here)).one()
     _wake(session, study.id, now)
     event, outcome = _EVENTS[target]
@@ -230,6 +232,10 @@ def settle(
         studies=len(priors), sop_classes=audit.count_by_class((i.sop_class_uid, i.sop_instance_uid) for i in images),
     )  # fmt: skip
     return True
+
+
+def _close_moves(session: Session, which: ColumnElement[bool], now: datetime) -> None:
+    affected(session, update(PriorMove).where(which, PriorMove.closes_at > now).values(closes_at=now))
 
 
 def _wake(session: Session, study_id: int, now: datetime) -> None:
@@ -251,7 +257,8 @@ def postpone(session: Session, request_id: int, at: datetime, *, reason: str) ->
 
 
 def expect(session: Session, request_id: int, study_instance_uid: str, closes_at: datetime) -> None:
-    """The peer is about to be asked to send a study to the listener."""
+    """The peer is about to be asked to send a study to the listener. Forgets what it sends late no more."""
+    affected(session, delete(PriorMove).where(PriorMove.closes_at <= utcnow() - _KNOWN_FOR))
     if not insert_ignore(
         session, PriorMove, request_id=request_id, study_instance_uid=study_instance_uid, closes_at=closes_at
     ):
@@ -295,9 +302,14 @@ def is_held(session: Session, request_id: int, path: str) -> bool:
     return session.scalar(select(PriorImage.id).where(*here).limit(1)) is not None
 
 
-def take_held(session: Session, request_id: int) -> tuple[PriorFile, ...]:
-    """What the listener holds for a request; from then on it is the caller's, who keeps it (`settle`) or removes it."""
+def take_held(session: Session, request_id: int, study_instance_uid: str = "") -> tuple[PriorFile, ...]:
+    """What the listener holds for a request, all of it or of one study; from then on it is the caller's, who keeps it
+    (`settle`) or removes it. In this transaction no more comes.
+    """
+    session.execute(select(PriorRequest.id).where(PriorRequest.id == request_id).with_for_update())
     held = [PriorImage.request_id == request_id, PriorImage.kept.is_(False)]
+    if study_instance_uid:
+        held.append(PriorImage.study_instance_uid == study_instance_uid)
     found = tuple(_file(row) for row in session.scalars(select(PriorImage).where(*held).order_by(PriorImage.id)))
     affected(session, delete(PriorImage).where(*held))
     return found
@@ -339,7 +351,6 @@ def take_out(session: Session, request_ids: Sequence[int]) -> tuple[list[tuple[s
         select(PriorImage).where(PriorImage.request_id.in_(request_ids)).order_by(PriorImage.id)
     ).all()
     affected(session, delete(PriorImage).where(PriorImage.request_id.in_(request_ids)))
-    affected(session, delete(PriorMove).where(PriorMove.request_id.in_(request_ids)))
     gone = {"reason": "deleted here after its work", "changed_at": utcnow()}
     move(session, PriorRequest, [PriorRequest.id.in_(request_ids)], PriorState.FOUND, PriorState.GONE, **gone)
     named = [(row.sop_class_uid, row.sop_instance_uid) for row in rows]
@@ -351,7 +362,9 @@ def forget(session: Session, study_id: int) -> tuple[list[tuple[str, str]], list
     mine = [PriorRequest.study_id == study_id]
     why = {"reason": "its study was deleted", "changed_at": utcnow()}
     move(session, PriorRequest, mine, PriorState.WANTED, PriorState.FAILED, **why)
-    return take_out(session, list(session.scalars(select(PriorRequest.id).where(*mine))))
+    requests = list(session.scalars(select(PriorRequest.id).where(*mine)))
+    _close_moves(session, PriorMove.request_id.in_(requests), utcnow())
+    return take_out(session, requests)
 
 
 def _images(session: Session, request_id: int) -> tuple[PriorFile, ...]:

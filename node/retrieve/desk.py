@@ -120,8 +120,11 @@ class PriorDesk:
     def _settle(self, due: DuePriors, found: Found) -> None:
         files = [file for study in found.studies for file in study.files.values()]
         with self.record.write() as session:
+            # What came after its time, or for a process that was killed: one image stands in a request once.
+            left = priors.take_held(session, due.id)
             settled = priors.settle(session, due.id, found.state, reason=found.reason, images=files)
         bell.ring(self.settings.data_dir, bell.RELAY)
+        storage.remove_stored(self.settings.data_dir, {one.path for one in left} - {one.path for one in files})
         if not settled:
             for study in found.studies:
                 study.discard()
@@ -223,8 +226,8 @@ class PriorDesk:
             moved = retrieving.move(peer, self.settings, wanted, Bounds(left_s))
         finally:
             with self.record.write() as session:
+                held = priors.take_held(session, due.id, wanted.study_instance_uid)
                 priors.expect(session, due.id, wanted.study_instance_uid, utcnow())
-                held = priors.take_held(session, due.id)
             study.take_held(held)
         if moved.completed and not held:
             study.reason = (

@@ -186,7 +186,8 @@ def test_what_a_peer_is_asked_to_send_is_known_in_time_too_late_and_never(record
         assert priors.is_held(session, request.id, image(1).path)
         assert not priors.is_held(session, request.id, "priors/00/9.dcm")
     with record.write() as session:
-        assert priors.take_held(session, request.id) == (image(1), image(2))
+        assert priors.take_held(session, request.id, "9.8.6") == ()
+        assert priors.take_held(session, request.id, "9.8.7") == (image(1), image(2))
         assert priors.take_held(session, request.id) == ()
         priors.expect(session, request.id, "9.8.7", now)
     assert settle(record, request.id, PriorState.FOUND, image(1))
@@ -194,6 +195,15 @@ def test_what_a_peer_is_asked_to_send_is_known_in_time_too_late_and_never(record
         # Nobody waits any more.
         assert not priors.hold(session, request.id, image(3), most=9)
         assert session.scalars(select(PriorMove.closes_at)).one() <= utcnow()
+
+
+def test_what_a_peer_was_asked_to_send_long_ago_is_forgotten(record: Record) -> None:
+    ask(record, claimed(record))
+    request = due(record)
+    with record.write() as session:
+        priors.expect(session, request.id, "9.8.7", utcnow() - timedelta(hours=1))
+        priors.expect(session, request.id, "9.8.6", utcnow())
+        assert session.scalars(select(PriorMove.study_instance_uid)).all() == ["9.8.6"]
 
 
 def test_priors_are_no_images_of_the_node_and_go_when_their_studys_work_has_ended(record: Record) -> None:
@@ -233,6 +243,9 @@ def test_a_study_that_is_deleted_takes_its_priors_with_it(record: Record) -> Non
     first, second = sorted((due(record), due(record)), key=lambda one: one.id)
     assert settle(record, first.id, PriorState.FOUND, image(1))
     with record.write() as session:
+        priors.expect(session, first.id, "9.8.7", utcnow())
+        priors.expect(session, second.id, "9.8.6", utcnow() + timedelta(seconds=60))
+    with record.write() as session:
         deletions.begin_study(session, records.STUDY, path_of=str, actor="admin", reason="asked", force=True)
         going = deletions.claim(session, "keeper", lease_s=60)
     assert going is not None
@@ -240,6 +253,9 @@ def test_a_study_that_is_deleted_takes_its_priors_with_it(record: Record) -> Non
     with record.write() as session:
         study_id = session.scalars(select(Study.id).where(Study.study_instance_uid == "5.5.5")).one()
         assert priors.forget(session, study_id) == ([], [], 0)
+        # What is still sent comes too late; it is no image of the node's all the same.
+        assert priors.expected(session, "9.8.7", utcnow()) == []
+        assert priors.expected(session, "9.8.6", utcnow()) == []
     assert not settle(record, second.id, PriorState.FOUND, image(2))
 
 

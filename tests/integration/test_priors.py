@@ -16,12 +16,15 @@ from pynetdicom import AE
 from sqlalchemy import func, select
 
 from db import jobs, priors
-from db.prior_tables import PriorImage
+from db.prior_tables import PriorImage, PriorRequest
 from db.priors import Answer, Wish
 from db.states import PriorState
 from db.tables import Audit, Job
 from db.types import utcnow
+from node import storage
+from node.header import read_file
 from node.retrieve.desk import PriorDesk
+from node.retrieve.keeping import prior_file
 from node.settings import Delivery, Peer, Settings
 from node.settings_priors import Priors
 from tests.support import records
@@ -191,8 +194,9 @@ def test_a_study_that_would_ask_for_others_asks_for_none(
 
 
 def test_a_peer_that_is_away_costs_the_wait_and_no_more(node: Listener, tmp_path: Path) -> None:
+    # No longer than it is left alone after the first try, so that there is no second.
     asking = received(
-        node, settings_for(node, free_port(), wait_s=1.0), chest(tmp_path, "current", StudyDate="20260301")
+        node, settings_for(node, free_port(), wait_s=2.0), chest(tmp_path, "current", StudyDate="20260301")
     )
     answer = asking.answered()
     assert answer.state is PriorState.FAILED
@@ -269,6 +273,23 @@ def test_the_next_one_is_taken_where_the_latest_is_refused(site: Site, tmp_path:
     answer = asking.answered()
     assert (answer.state, answer.images[0].study_date) == (PriorState.FOUND, "20250101")
     assert answer.reason.startswith("1 study, images: 1; a study given as this patient's has another Patient's Sex")
+
+
+def test_what_was_held_for_a_keeper_that_was_killed_is_in_nobodys_way(site: Site, tmp_path: Path) -> None:
+    archive, asking = site()
+    study = chest(tmp_path, "prior", StudyDate="20250101")
+    archive.has(study)
+    assert asking.ask().state is PriorState.WANTED
+    relative = storage.derived_path(storage.PRIORS, "held")
+    storage.store_bytes(asking.settings.data_dir, relative, study.read_bytes())
+    with asking.node.record.write() as session:
+        (request_id,) = session.scalars(select(PriorRequest.id).where(PriorRequest.state == PriorState.WANTED))
+        held = prior_file(read_file(study), relative.as_posix(), study.stat().st_size, "a" * 64)
+        assert priors.hold(session, request_id, held, most=9)
+    assert PriorDesk(asking.settings, asking.node.record).run_once()
+    answer = asking.ask()
+    assert (answer.state, [one.sop_instance_uid for one in answer.images]) == (PriorState.FOUND, [uid(study)])
+    assert asking.files() == [asking.settings.data_dir / answer.images[0].path]
 
 
 def test_answers_without_end_are_cut_off(site: Site, tmp_path: Path) -> None:
