@@ -16,6 +16,7 @@ from sqlalchemy import ColumnElement, Text, and_, cast, func, not_, or_, select
 from sqlalchemy.orm import Session
 
 from db import orders
+from db.audit_events import Event
 from db.domain import PRIORITIES, ShownOrder
 from db.states import DeliveryState, JobState, StudyState
 from db.tables import Audit, Delivery, Instance, Job, Revision, Series, Study
@@ -24,6 +25,8 @@ MOST_ROWS = 200
 _PRESENT = '%"presence": "present"%'
 _NO_JOB = "stored"
 _UNDER_WAY = (DeliveryState.PENDING, DeliveryState.SENDING, DeliveryState.SENT, DeliveryState.DEAD)
+# They change nothing that is shown. A list that names patients notes that it did, and would call for itself for ever.
+_LOOKS: tuple[Event, ...] = ("patients_shown", "study_viewed", "report_viewed")
 
 
 @dataclass(frozen=True)
@@ -179,7 +182,7 @@ def change_mark(session: Session) -> tuple[Any, ...]:
     )
     return (
         # Whatever ends a job, gives one up or takes one up again is noted there.
-        session.scalar(select(func.max(Audit.id))),
+        session.scalar(select(Audit.id).where(Audit.event.not_in(_LOOKS)).order_by(Audit.id.desc()).limit(1)),
         session.scalar(select(func.max(Study.last_received_at))),
         tuple(session.execute(running).one()),
         session.scalar(select(func.count()).where(Job.state == JobState.QUEUED)),

@@ -7,7 +7,7 @@ from datetime import timedelta
 
 import pytest
 
-from db import deliveries, jobs, study_details, worklist
+from db import audit, deliveries, jobs, study_details, worklist
 from db.domain import InstanceOutcome, JobOutcome
 from db.session import Record
 from db.states import DeliveryState, InstanceState, JobState, StudyState
@@ -210,6 +210,18 @@ def test_every_change_gives_another_mark_and_none_the_same(record: Record) -> No
     marks.append(mark())
     assert len({str(one) for one in marks}) == len(marks)
     assert mark() == marks[-1]
+
+
+def test_that_somebody_looked_gives_no_other_mark(record: Record) -> None:
+    """Else a list that names patients, which is noted each time, would renew itself without end."""
+    queued_job(record, "5.1")
+    marks = []
+    for event in ("study_routed", "patients_shown", "study_viewed", "report_viewed", "finding_judged"):
+        with record.write() as session:
+            audit.note(session, event, actor="test", subject="5.1")
+        with record.read() as session:
+            marks.append(worklist.change_mark(session))
+    assert marks[0] == marks[1] == marks[2] == marks[3] != marks[4]
 
 
 def test_a_study_in_detail(record: Record) -> None:
