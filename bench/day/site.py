@@ -135,12 +135,9 @@ def run_day(
     idle = _idle_writes(there.record)
     before, cpu = _written(there.record), _cpu(there)
     began, began_at = time.monotonic(), time.time()
-    over = threading.Event()
-    watch = threading.Thread(target=_watch_load, args=(found.loads, over))
-    watch.start()
     due: list[tuple[float, Callable[[], None]]] = [(away[0], there.pacs.off), (away[1], there.pacs.on)]
     sent: list[Future[None]] = []
-    with ThreadPoolExecutor(_SENDERS) as pool:
+    with _load_watched(found.loads), ThreadPoolExecutor(_SENDERS) as pool:
 
         def give(study: Study, at: float) -> None:
             found.lag_s.append(time.monotonic() - began - at)
@@ -152,13 +149,11 @@ def run_day(
         for at, act in sorted(due, key=lambda one: one[0]):
             time.sleep(max(0.0, began + at - time.monotonic()))
             act()
-    for one in sent:
-        one.result()
-    read = sum(study.kind in READ for study in studies)
-    _settle(there, warm + read)
-    found.drained_s = time.monotonic() - began
-    over.set()
-    watch.join()
+        for one in sent:
+            one.result()
+        read = sum(study.kind in READ for study in studies)
+        _settle(there, warm + read)
+        found.drained_s = time.monotonic() - began
     after = _written(there.record)
     found.writes = {name: after[name] - before[name] - idle[name] * found.drained_s for name in after}
     found.cpu_s = {name: used - cpu.get(name, 0.0) for name, used in _cpu(there).items()}
@@ -284,6 +279,19 @@ def _cpu_s(process: psutil.Process) -> float:
     return float(times.user + times.system + times.children_user + times.children_system)
 
 
-def _watch_load(loads: list[float], over: threading.Event) -> None:
-    while not over.wait(5.0):
-        loads.append(os.getloadavg()[0])
+@contextmanager
+def _load_watched(loads: list[float]) -> Iterator[None]:
+    """Add the machine's load every five seconds. Ends with the day, also with one that fails."""
+    over = threading.Event()
+
+    def watch() -> None:
+        while not over.wait(5.0):
+            loads.append(os.getloadavg()[0])
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        yield
+    finally:
+        over.set()
+        watcher.join()
