@@ -1,4 +1,4 @@
-"""Images that are ready at the same moment become durable and recorded together."""
+"""Images that are durable at the same moment are recorded together."""
 
 from __future__ import annotations
 
@@ -20,15 +20,17 @@ _GOING = "its study, or its own earlier file, is being deleted; send it again in
 
 @dataclass(eq=False)
 class _Waiting:
-    """A synced temporary file and its row; then what became of them."""
+    """The row of a durable file; then what became of it."""
 
-    temp: Path
     new: NewInstance
     outcome: Intake | RetriableError | None = None
 
 
 class GroupCommit:
-    """Shares one sync of each folder and one commit among the threads that wait for them.
+    """Shares one commit among the threads that wait for it.
+
+    Each syncs its file's folder itself, side by side with the others: the disk makes one of flushes that come together,
+    and a group's files lie in folders of their own.
 
     A file whose commit failed stays: the commit may have come through all the same, and a second try writes the same
     name.
@@ -50,7 +52,8 @@ class GroupCommit:
 
         Raises StorageFull, StudyGoing or RecordUnavailable, whatever became of the others.
         """
-        mine = _Waiting(temp, new)
+        storage.adopt_synced(self._data_dir, temp, Path(new.path))
+        mine = _Waiting(new)
         with self._queue_lock:
             self._queue.append(mine)
         with self._turn:
@@ -63,22 +66,14 @@ class GroupCommit:
         raise mine.outcome or RecordUnavailable("the group it was written with was interrupted")
 
     def _work(self, group: list[_Waiting]) -> None:
-        failures = storage.adopt_all(self._data_dir, [(one.temp, Path(one.new.path)) for one in group])
-        stored = []
-        for one, failure in zip(group, failures, strict=True):
-            one.outcome = failure
-            if failure is None:
-                stored.append(one)
-        if not stored:
-            return
         try:
-            self._commit(stored)
+            self._commit(group)
         except RetriableError as error:
             # The record is away: it is so for each of them, and each would wait for it again.
-            for one in stored:
+            for one in group:
                 one.outcome = error
         except SQLAlchemyError:
-            self._commit_each(stored)
+            self._commit_each(group)
 
     def _commit(self, group: Sequence[_Waiting]) -> None:
         with self._record.write_rows() as connection:

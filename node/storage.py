@@ -9,7 +9,7 @@ import hashlib
 import os
 import re
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 from db.errors import StorageFull
@@ -77,35 +77,20 @@ def adopt(data_dir: Path, temp: Path, relative: Path) -> Path:
     return target
 
 
-def adopt_all(data_dir: Path, moves: Sequence[tuple[Path, Path]]) -> list[StorageFull | None]:
-    """`adopt` for files that are synced already; each folder is synced once, however many files it got.
-
-    moves: (temporary file, path relative to the data folder). One failure, or None, for each.
-    """
-    failures: list[StorageFull | None] = [None] * len(moves)
-    folders: dict[Path, list[int]] = {}
-    for number, (temp, relative) in enumerate(moves):
-        target = data_dir / relative
-        folder = target.parent
+def adopt_synced(data_dir: Path, temp: Path, relative: Path) -> None:
+    """`adopt` for a file that is synced already. Raises StorageFull."""
+    target = data_dir / relative
+    folder = target.parent
+    try:
         try:
-            try:
-                temp.replace(target)
-            except FileNotFoundError:
-                # The folder is not there, or the file is not: then the second try says so.
-                _make_folders(data_dir, folder)
-                temp.replace(target)
-        except OSError as error:
-            failures[number] = _not_durable(target, error)
-        else:
-            folders.setdefault(folder, []).append(number)
-    # All renames come first: a journalling file system takes them to the disk together, with the first folder.
-    for folder, numbers in folders.items():
-        try:
-            _sync(folder)
-        except OSError as error:
-            for number in numbers:
-                failures[number] = _not_durable(folder, error)
-    return failures
+            temp.replace(target)
+        except FileNotFoundError:
+            # The folder is not there, or the file is not: then the second try says so.
+            _make_folders(data_dir, folder)
+            temp.replace(target)
+        _sync(folder)
+    except OSError as error:
+        raise _not_durable(target, error) from error
 
 
 def _not_durable(path: Path, error: OSError) -> StorageFull:
