@@ -13,14 +13,11 @@ from db.dicom_json import Json, values
 from db.states import WorkitemState
 from db.transitions import affected
 from db.workitem_matching import matches
-from db.workitem_rules import SOP_INSTANCE, STATE, STUDY
+from db.workitem_rules import SOP_INSTANCE, STATE, STUDY, names_patient
 from db.workitem_tables import Workitem, WorkitemSubscription
 from db.workitems import OPEN, WorkitemView, view
 
 _AT_ONCE = 200
-# Beside the patient's own group: admission, diagnoses, comments, requests.
-_PATIENT_GROUP = "0010"
-_NAMES_PATIENT = frozenset({"00380010", "00380014", "00081080", "00081084", "00400400", "0040A370"})
 _COLUMNS: tuple[tuple[str, InstrumentedAttribute[Any]], ...] = (
     (SOP_INSTANCE, Workitem.sop_instance_uid),
     (STUDY, Workitem.study_instance_uid),
@@ -105,8 +102,8 @@ def forget(session: Session, before: datetime, locked_before: datetime, *, limit
 
 def forget_patient(session: Session, study_instance_uid: str) -> None:
     """A study is deleted with all that names its patient: its items keep the attributes, without a value."""
-    for row in session.scalars(select(Workitem).where(Workitem.study_instance_uid == study_instance_uid)).all():
-        named = [tag for tag in row.data if tag.startswith(_PATIENT_GROUP) or tag in _NAMES_PATIENT]
-        emptied = {tag: {"vr": row.data[tag]["vr"]} for tag in named}
+    theirs = select(Workitem).where(Workitem.study_instance_uid == study_instance_uid).with_for_update()
+    for row in session.scalars(theirs).all():
+        emptied = {tag: {"vr": row.data[tag]["vr"]} for tag in row.data if names_patient(tag)}
         here = Workitem.id == row.id
         affected(session, update(Workitem).where(here).values(data={**row.data, **emptied}, version=row.version + 1))

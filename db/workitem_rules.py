@@ -31,6 +31,10 @@ MODIFIED_AT = "00404010"
 PUSH_CLASS = "1.2.840.10008.5.1.4.34.6.1"
 """The SOP class of every work item, whatever class an operation on it belongs to (PS3.4 CC.3.1)."""
 
+# Beside the patient's own group: admission, diagnoses, comments, requests.
+_PATIENT_GROUP = "0010"
+_PATIENT_TAGS = frozenset({"00380010", "00380014", "00081080", "00081084", "00400400", "0040A370"})
+
 UNSPECIFIED = ("110513", "DCM", "Discontinued for unspecified reason")
 
 # Of Scheduled Procedure Step Priority (0074,1200). MEDIUM is what all work items have where nobody tells them apart
@@ -181,6 +185,11 @@ def restarted() -> Json:
         "00741244": element("CS", "WARM START"),
         "00741246": element("CS", "WARM START"),
     }
+
+
+def names_patient(tag: str) -> bool:
+    """Whether an attribute says who the patient is, or something of that patient."""
+    return tag.startswith(_PATIENT_GROUP) or tag in _PATIENT_TAGS
 
 
 def date_time(moment: datetime) -> str:

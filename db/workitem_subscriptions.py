@@ -24,9 +24,9 @@ def subscribe(session: Session, sop_instance_uid: str, ae_title: str, *, lock: b
 
     lock: keep the item for it, also when it has ended. A later subscription takes the place of an earlier one.
     """
-    row = session.execute(
-        select(Workitem.id, Workitem.data).where(Workitem.sop_instance_uid == sop_instance_uid)
-    ).one_or_none()
+    # Nobody changes it meanwhile: such a change would be told neither with the state nor as an event.
+    item = select(Workitem.id, Workitem.data).where(Workitem.sop_instance_uid == sop_instance_uid).with_for_update()
+    row = session.execute(item).one_or_none()
     if row is None:
         return UpsStatus.NO_SUCH_WORKITEM
     if not _add(session, row[0], ae_title, lock=lock):
@@ -58,6 +58,7 @@ def subscribe_globally(session: Session, ae_title: str, *, lock: bool, matching:
             .where(Workitem.id > after, ~known)
             .order_by(Workitem.id)
             .limit(_AT_ONCE)
+            .with_for_update(of=Workitem)
         ).all()
         for workitem_id, uid, data in rows:
             if matches(matching or {}, data) and _add(session, workitem_id, ae_title, lock=True):

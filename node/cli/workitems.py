@@ -11,13 +11,12 @@ from db import workitem_queries, workitem_subscriptions, workitem_tidings, worki
 from db.dicom_json import items, text
 from db.errors import ConfigError
 from db.states import WorkitemState
-from db.workitem_rules import LABEL, PROGRESS, PROGRESS_INFORMATION
+from db.workitem_rules import LABEL, PROGRESS, PROGRESS_INFORMATION, names_patient
 from db.workitems import WorkitemView
 from node.cli.common import Config, Json, open_record, show
 
 app = typer.Typer(no_args_is_help=True)
 
-_PATIENT_GROUP = "0010"
 Limit = Annotated[int, typer.Option(min=1, help="How many, the newest first.")]
 States = Annotated[list[WorkitemState] | None, typer.Option("--state", help="Only in this state; may be repeated.")]
 
@@ -45,7 +44,7 @@ def show_item(
             raise ConfigError(f"no work item {uid} is on the worklist; see `radnode workitems list`")
         told = workitem_tidings.of_item(session, uid)
         watched = workitem_subscriptions.subscribers(session, found.id)
-    kept = {tag: one for tag, one in found.data.items() if patient or not tag.startswith(_PATIENT_GROUP)}
+    kept = {tag: one for tag, one in found.data.items() if patient or not names_patient(tag)}
     row = {**_row(found), "subscribers": watched, "events": told, "attributes": kept}
     typer.echo(json_module.dumps(row, indent=2))
 

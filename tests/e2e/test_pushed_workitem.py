@@ -15,7 +15,8 @@ from tests.support.processes import eventually, free_port
 from tests.support.shared import shared_dicom
 from tests.support.workitems import ITEM, pushed, subscriber, worklist
 
-pytestmark = pytest.mark.e2e
+# What becomes of a pushed item is part of the whole story; that the node is killed meanwhile is what is added here.
+pytestmark = [pytest.mark.e2e, pytest.mark.soak]
 
 SETTINGS = """
 [ups]
