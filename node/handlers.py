@@ -166,14 +166,12 @@ class Handlers:
         """On commitment (PS3.4 J.3.3), or of a work item that this node performs (CC.2.4)."""
         if context.abstract_syntax == UPS_EVENT_CLASS:
             return self.manager_events.take(command, data_set, caller)
-        collected = bytearray()
-        for piece in data_set:
-            collected += piece
-            if len(collected) > MOST_REPORT_BYTES:
-                log.warning("commitment_report_refused", reason=f"it is longer than {MOST_REPORT_BYTES} bytes")
-                return Status.PROCESSING_FAILURE
+        report = data_set.whole(MOST_REPORT_BYTES)
+        if report is None:
+            log.warning("commitment_report_refused", reason=f"it is longer than {MOST_REPORT_BYTES} bytes")
+            return Status.PROCESSING_FAILURE
         return settle_report(
-            lambda: decode_report(bytes(collected), context.transfer_syntax), partial(write_commitment, self.record)
+            lambda: decode_report(report, context.transfer_syntax), partial(write_commitment, self.record)
         )
 
     def _arrival(self, command: Command, context: Context, caller: Caller) -> Arrival:

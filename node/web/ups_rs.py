@@ -18,6 +18,7 @@ from uuid import uuid4
 from fastapi import Depends, FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 from pydicom.dataset import Dataset
+from starlette.concurrency import run_in_threadpool
 
 from db import audit, workitem_queries, workitem_rules, workitem_subscriptions, workitems
 from db.dicom_json import Json, text
@@ -37,7 +38,6 @@ from node.worklist import pushed_reading as reading
 from node.worklist.pushed_reading import WorkitemRefused
 
 BASE = "/dicom-web/workitems"
-_LONGEST_AE = 16
 MOST_ANSWER_BYTES = 16 << 20
 _EVERYTHING = frozenset({GLOBAL_SUBSCRIPTION, FILTERED_SUBSCRIPTION})
 
@@ -76,7 +76,8 @@ class Body:
         ups_json.require_taken(request.headers.get("content-type", ""))
         if len(body) > reading.MOST_BYTES:
             raise Problem(413, f"the request is larger than {reading.MOST_BYTES} bytes")
-        return ups_json.read(body)
+        # Half a megabyte of elements takes its time, which is nobody else's.
+        return await run_in_threadpool(ups_json.read, body)
 
 
 Reader = Annotated[Principal, Depends(Access(Permission.WORKITEMS_READ))]
@@ -117,7 +118,7 @@ def create(request: Request, principal: Writer, told: Told) -> Response:
         pushed = reading.created(
             told,
             uid,
-            created_by=principal.actor[:_LONGEST_AE],
+            created_by=principal.actor[: ups_events.LONGEST_AE],
             own_ae=context.settings.ae_title,
             study_for_s=ups.study_for_s,
             now=utcnow(),
@@ -196,7 +197,7 @@ def change_state(request: Request, principal: Writer, uid: str, told: Told) -> R
     lock, target = text(asked, workitem_rules.TRANSACTION), text(asked, workitem_rules.STATE)
     if target not in set(WorkitemState):
         raise Problem(400, "ProcedureStepState is none")
-    performer = principal.actor[:_LONGEST_AE]
+    performer = principal.actor[: ups_events.LONGEST_AE]
     if performer == context_of(request).settings.ae_title:
         raise Problem(403, "a performer needs a name that is not this node's AE title")
     with context_of(request).record.write() as session:

@@ -30,12 +30,9 @@ class ManagerEvents:
 
     def take(self, command: Command, data_set: DataSet, caller: Caller) -> Status:
         """The status to answer. A state that has changed is seen when the manager is told something, or asked."""
-        read = 0
-        for piece in data_set:
-            read += len(piece)
-            if read > MOST_REPORT_BYTES:
-                log.warning("manager_event_refused", reason=f"it is longer than {MOST_REPORT_BYTES} bytes")
-                return Status.PROCESSING_FAILURE
+        if data_set.whole(MOST_REPORT_BYTES) is None:
+            log.warning("manager_event_refused", reason=f"it is longer than {MOST_REPORT_BYTES} bytes")
+            return Status.PROCESSING_FAILURE
         managers = [
             name
             for name, manager in self.settings.ups.managers.items()
