@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Page, Route, expect
 
 from db import deliveries, readings, users
 from node.settings import Peer, Settings
@@ -144,9 +144,12 @@ def test_an_open_study_says_that_it_has_changed_and_stays_as_it_is(page: Page, w
     assert len([one for one in ward.site.audited("study_viewed") if "patient_shown" in one.detail]) == 1
     page.get_by_role("link", name="Load the page again").click()
     expect(page.get_by_text("pacs: confirmed").first).to_be_visible()
+    asks = page.locator("#live")
+    before = asks.get_attribute("hx-get") or ""
     page.keyboard.press("a")
     expect(page.get_by_role("heading", name="What readers said")).to_be_visible()
-    # One's own verdict is no news.
+    # One's own verdict is no news: from now on it is asked what has come after it.
+    expect(asks).not_to_have_attribute("hx-get", before)
     expect(page.get_by_text("This study has changed")).to_have_count(0)
 
 
@@ -257,6 +260,27 @@ def test_the_list_renews_itself_and_keeps_its_filters(page: Page, ward: Ward) ->
         send_all(session, ward.read.job)
     expect(page.get_by_text("2 confirmed")).to_be_visible()
     expect(page.get_by_text("Not, Wanted")).to_have_count(0)
+
+
+def test_a_list_that_comes_late_does_not_take_the_place_of_a_filtered_one(page: Page, ward: Ward) -> None:
+    held: list[Route] = []
+
+    def hold_the_first(route: Route) -> None:
+        if held or "x-radnode-live" not in route.request.headers:
+            route.fallback()
+        else:
+            held.append(route)
+
+    page.route("**/", hold_the_first)
+    with page.expect_request(lambda request: "x-radnode-live" in request.headers):
+        log_in(page, ward)
+    page.get_by_label("Priority").select_option("stat")
+    page.get_by_role("button", name="Filter").click()
+    rows = page.get_by_role("table").get_by_role("row")
+    expect(rows).to_have_count(2)
+    with page.expect_response("**/?*priority=stat*"):
+        held[0].continue_()
+    expect(rows).to_have_count(2)
 
 
 def test_an_ended_session_shows_the_log_in(page: Page, ward: Ward) -> None:

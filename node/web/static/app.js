@@ -31,8 +31,15 @@ function startListening() {
 // One that comes out of the browser's memory listens to nothing.
 addEventListener("pageshow", (event) => { if (event.persisted) location.reload(); });
 
-// A list that comes out the same is not announced, nor are figures that change all the time.
-document.addEventListener("htmx:before:swap", ({ detail: { ctx, tasks } }) => {
+document.addEventListener("htmx:before:swap", (event) => {
+  const { ctx, tasks } = event.detail;
+  // Asked for before a reader went on to another list, it would take that one's place: it is asked for anew.
+  if (ctx.sourceElement.getAttribute("hx-get") === "" && ctx.request.action !== location.pathname + location.search) {
+    event.preventDefault();
+    htmx.trigger("#live", "changed", ctx.sourceEvent.detail);
+    return;
+  }
+  // A list that comes out the same is not announced, nor are figures that change all the time.
   ctx.announce = !ctx.sourceEvent.detail?.quietly && tasks[0].fragment.textContent !== tasks[0].target.textContent;
 });
 document.addEventListener("htmx:after:swap", ({ detail: { ctx } }) => {
