@@ -41,6 +41,7 @@ class Changes:
         self._record = record
         self._listeners: set[asyncio.Event] = set()
         self._watch: asyncio.Task[None] | None = None
+        self._seen: Any = None
         self._stopping = False
 
     async def stream(self) -> AsyncIterator[str]:
@@ -83,16 +84,16 @@ class Changes:
             listener.set()
 
     async def _look(self) -> None:
-        before: Any = None
         while self._listeners and not self._stopping:
             try:
                 mark = await run_in_threadpool(self._mark)
             except RetriableError as error:
                 log.warning("changes_not_seen", reason=str(error))
             else:
-                if before is not None and mark != before:
+                # The first look of a watch, too: what the page has read by now may be older than it.
+                if mark != self._seen:
                     self._wake()
-                before = mark
+                self._seen = mark
             await asyncio.sleep(LOOK_EVERY_S)
 
     def _mark(self) -> Any:
