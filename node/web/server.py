@@ -182,3 +182,8 @@ class _Server(uvicorn.Server):
     async def shutdown(self, sockets: Any = None) -> None:
         self._end_streams()
         await super().shutdown(sockets)
+        # Whose answer takes longer than stopping may, as a picture can, is cut off: uvicorn leaves them open.
+        for connection in list(self.server_state.connections):
+            connection.transport.abort()
+        # Closed with the loop's next turn.
+        await asyncio.sleep(0)
