@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import struct
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -15,8 +15,12 @@ from blake3 import blake3
 from pynetdicom import PYNETDICOM_IMPLEMENTATION_UID, PYNETDICOM_IMPLEMENTATION_VERSION
 
 from db.errors import StorageFull
+from node import storage
+from node.settings import Settings
 
 _START_EVERY_BYTES = 1 << 18
+# A long data set is weighed against the free disk again after so many bytes.
+_LOOK_EVERY_BYTES = 64 << 20
 # Not every system has it.
 _ADVISE: Callable[[int, int, int, int], None] | None = getattr(os, "posix_fadvise", None)
 
@@ -104,6 +108,17 @@ class IncomingFile:
         if self._open:
             self._open = False
             os.close(self._fd)
+
+
+def written(settings: Settings, file: IncomingFile, pieces: Iterable[memoryview]) -> Iterator[memoryview]:
+    """The pieces, each in the file before it is handed on. Raises StorageFull, also where room gets short meanwhile."""
+    look_at = _LOOK_EVERY_BYTES
+    for piece in pieces:
+        file.write(piece)
+        if file.size > look_at:
+            storage.require_room(settings)
+            look_at += _LOOK_EVERY_BYTES
+        yield piece
 
 
 def _create(path: Path) -> int:

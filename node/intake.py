@@ -23,7 +23,7 @@ from node.digests import digest_of
 from node.group_commit import GroupCommit, not_recorded
 from node.header import Header, examine_stream, facts
 from node.identity import MANUFACTURER
-from node.incoming import IncomingFile
+from node.incoming import IncomingFile, written
 from node.retrieve.arrivals import take_prior
 from node.settings import Settings
 from node.statuses import Status
@@ -34,8 +34,6 @@ from node.upper_layer.association import printable
 log = structlog.get_logger(__name__)
 
 _IMAGES = readable_sop_classes(secondary_capture=True, for_processing=True)
-# A long data set is weighed against the free disk again after so many bytes.
-_LOOK_EVERY_BYTES = 64 << 20
 _NO_ROOM = (
     "quarantine holds as much as retention.aside_max_bytes allows; see `radnode quarantine list`, then raise it or "
     "delete what lies there"
@@ -153,25 +151,16 @@ class Receiver:
 
     def _write(self, arrival: Arrival, file: IncomingFile, pieces: Iterator[memoryview]) -> Header:
         """The data set into the file, its header read on the way."""
-        written = self._written(file, pieces)
+        rest = written(self.settings, file, pieces)
         try:
-            header = examine_stream(written, arrival.transfer_syntax_uid, self.settings.limits.max_inflated_bytes)
+            header = examine_stream(rest, arrival.transfer_syntax_uid, self.settings.limits.max_inflated_bytes)
         except HeaderError as error:
             raise Refused(Status.CANNOT_UNDERSTAND, str(error)) from error
         # Its last element has ended; a writer's padding may follow.
-        for _ in written:
+        for _ in rest:
             pass
         _check_header(arrival, header)
         return header
-
-    def _written(self, file: IncomingFile, pieces: Iterator[memoryview]) -> Iterator[memoryview]:
-        look_at = _LOOK_EVERY_BYTES
-        for piece in pieces:
-            file.write(piece)
-            if file.size > look_at:
-                storage.require_room(self.settings)
-                look_at += _LOOK_EVERY_BYTES
-            yield piece
 
     def _is_known_by_sha256(self, new: NewInstance) -> bool:
         """Whether an earlier release took the same bytes, whose digest was another; if so, the second file goes."""

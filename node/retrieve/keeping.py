@@ -16,7 +16,7 @@ from db.priors import PriorFile, Wish
 from node import storage
 from node.dataset_source import HeaderError
 from node.header import Header, examine_stream, facts, read_file
-from node.incoming import IncomingFile
+from node.incoming import IncomingFile, written
 from node.retrieve.choosing import Current, refusal_of
 from node.retrieve.retrieving import Incoming
 from node.settings import Settings
@@ -98,13 +98,7 @@ class PriorStudy:
 
     def _receive(self, file: IncomingFile, transfer_syntax_uid: str, pieces: Iterator[memoryview]) -> Header:
         """A data set into a file, its header read on the way."""
-
-        def written() -> Iterator[memoryview]:
-            for piece in pieces:
-                file.write(piece)
-                yield piece
-
-        rest = written()
+        rest = written(self.settings, file, pieces)
         header = examine_stream(rest, transfer_syntax_uid, self.settings.limits.max_inflated_bytes)
         for _ in rest:
             pass

@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import os
 import time
+from itertools import repeat
 from pathlib import Path
 
 import pytest
 
 from db.errors import StorageFull
 from node import storage
+from node.incoming import IncomingFile, written
 from node.settings import Limits, Settings
 
 
@@ -67,6 +69,17 @@ def test_room_is_asked_for(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(StorageFull, match="cannot be used"):
         storage.require_room(settings(tmp_path / "file" / "data", 0))
+
+
+def test_a_long_data_set_is_stopped_where_room_gets_short_on_its_way(tmp_path: Path) -> None:
+    piece = memoryview(bytes(1 << 20))
+    with IncomingFile(tmp_path, "1.2", "1.2.3", "1.2.840.10008.1.2.1") as file:
+        on_its_way = written(settings(tmp_path, 2**62), file, repeat(piece, 100))
+        with pytest.raises(StorageFull, match="min_free_bytes"):
+            for _ in on_its_way:
+                pass
+        assert file.size < 100 << 20
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_missing_file_is_not_adopted(tmp_path: Path) -> None:
