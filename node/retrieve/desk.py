@@ -162,6 +162,9 @@ class PriorDesk:
             for candidate in chosen.studies[:_MOST_TRIED]:
                 if len(kept) >= due.wish.most:
                     break
+                if utcnow() >= due.wait_until:
+                    missing.append(priors.NOT_IN_TIME)
+                    break
                 study = self._fetch(due, peer, current, candidate.study_instance_uid)
                 if study.mismatch:
                     study.discard()

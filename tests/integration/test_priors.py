@@ -303,6 +303,19 @@ def test_answers_without_end_are_cut_off(site: Site, tmp_path: Path) -> None:
     assert "more than 500 entries" in answer.reason
 
 
+def test_no_further_study_is_asked_about_once_the_wait_is_over(site: Site, tmp_path: Path) -> None:
+    archive, asking = site(wait_s=1.5)
+    for number in range(3):
+        archive.has(chest(tmp_path, f"{number}", StudyDate=f"2025010{number + 1}", Modality="CT"))
+    archive.series_after_s = 1.5
+    for one in archive.studies:
+        one.ModalitiesInStudy, one.Modality = "CR", "CT"
+    answer = asking.answered()
+    assert answer.state is PriorState.FAILED
+    assert answer.reason.startswith(priors.NOT_IN_TIME)
+    assert archive.questions <= 2
+
+
 def test_images_without_end_are_cut_off_and_none_stays(site: Site, tmp_path: Path) -> None:
     archive, asking = site(max_images=3)
     study = {"StudyInstanceUID": generate_uid(), "SeriesInstanceUID": generate_uid(), "StudyDate": "20250101"}

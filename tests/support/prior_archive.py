@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ class Archive:
         self.move_to: int | None = None
         self.originator: str | None = "RADNODE"
         self.questions = 0
+        self.series_after_s = 0.0
         self._entity = AE("ORTHANC")
         for model in models:
             self._entity.add_supported_context(model)
@@ -56,6 +58,8 @@ class Archive:
     def _find(self, event: evt.Event) -> Iterator[Any]:
         self.questions += 1
         level = event.identifier.QueryRetrieveLevel
+        if level == "SERIES":
+            time.sleep(self.series_after_s)
         for one in self.studies:
             if level == "STUDY" or one.StudyInstanceUID == event.identifier.StudyInstanceUID:
                 yield 0xFF00, one
