@@ -54,4 +54,4 @@ def news(request: Request, principal: Reader, uid: str, seen: Seen = "") -> Resp
     told = line(row, context.settings.web, utcnow(), show_patient=False, show_ai=not hidden)
     if mark_of(told, row, said, correction) == seen:
         return Response(status_code=204)
-    return context.pages.render("news.html", request, principal=principal, uid=uid, state=told.state_text)
+    return context.pages.render("news.html", request, principal=principal, state=told.state_text)
