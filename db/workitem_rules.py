@@ -28,6 +28,9 @@ PERFORMED_STATION, PERFORMED_WORKITEM, STARTED_AT, ENDED_AT = "00404028", "00404
 STUDY = "0020000D"
 MODIFIED_AT = "00404010"
 
+READY = "READY"
+"""Of Input Readiness State (0040,4041): all of the input can be had."""
+
 PUSH_CLASS = "1.2.840.10008.5.1.4.34.6.1"
 """The SOP class of every work item, whatever class an operation on it belongs to (PS3.4 CC.3.1)."""
 

@@ -30,6 +30,7 @@ from db.workitem_rules import (
     PRIORITY,
     PROGRESS_INFORMATION,
     READINESS,
+    READY,
     STATE,
     STATION_NAME,
     EventType,
@@ -143,17 +144,22 @@ def create(session: Session, new: NewWorkitem) -> bool:
     workitem_subscriptions.of_created(session, row_id, new.sop_instance_uid, new.data)
     _note(session, "workitem_received", new.by or new.created_by, new)
     _hasten(session, new.study_instance_uid, new.priority)
-    if new.ready and new.instances:
+    if new.ready:
+        _spare_silence(session, new)
+    return True
+
+
+def _spare_silence(session: Session, item: Workitem | NewWorkitem) -> None:
+    if item.instances:
         notices.record(
             session,
             NoticeKind.WORKITEM,
-            new.sop_instance_uid,
-            [new.study_instance_uid],
+            item.sop_instance_uid,
+            [item.study_instance_uid],
             state=NoticeState.COMPLETED,
-            instances=new.instances,
-            calling_ae=new.created_by,
+            instances=[str(uid) for uid in item.instances],
+            calling_ae=item.created_by,
         )
-    return True
 
 
 def load(session: Session, sop_instance_uid: str) -> WorkitemView | None:
@@ -224,12 +230,13 @@ def request_cancel(
 
 
 def change(
-    session: Session, sop_instance_uid: str, changes: Json, transaction_uid: str, *, own: bool = False
+    session: Session, sop_instance_uid: str, changes: Json, transaction_uid: str, *, actor: str, own: bool = False
 ) -> UpsStatus:
     """Set attributes of an item that has not ended; one that is claimed by its Transaction UID only (PS3.4 CC.2.6).
 
-    changes: valid, and none of those that only other operations change. An empty attribute is kept empty. own: by this
-    node, which may name as many outputs as it has made.
+    changes: valid, and none of those that only other operations change. An empty attribute is kept empty. actor: for
+    the audit. own: by this node, which may name as many outputs as it has made. One that is ready now spares its study
+    the silence, as in `create`.
     """
     row = _held(session, sop_instance_uid)
     if row is None:
@@ -246,7 +253,11 @@ def change(
     _write(session, row, data=after, priority=priority, changed_at=now)
     if priority != row.priority:
         _hasten(session, row.study_instance_uid, priority)
+    if text(after, READINESS) == READY != text(before, READINESS):
+        _spare_silence(session, row)
     _report(session, row.id, sop_instance_uid, before, after)
+    if not own:
+        _note(session, "workitem_changed", actor, row, state=row.state.value, asked="update")
     return UpsStatus.SUCCESS
 
 

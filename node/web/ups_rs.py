@@ -173,18 +173,7 @@ def update(request: Request, principal: Writer, uid: str, told: Told) -> Respons
     if len(named) > 1:
         raise Problem(400, "the URL names another Transaction UID than the data set")
     with context_of(request).record.write() as session:
-        status = workitems.change(session, uid, changes, next(iter(named), ""))
-        found = workitems.load(session, uid)
-        if status is UpsStatus.SUCCESS and found is not None:
-            audit.note(
-                session,
-                "workitem_changed",
-                actor=principal.actor,
-                subject=found.study_instance_uid,
-                workitem=uid,
-                state=found.state.value,
-                asked="update",
-            )
+        status = workitems.change(session, uid, changes, next(iter(named), ""), actor=principal.actor)
     _require(status)
     return Response(status_code=200)
 

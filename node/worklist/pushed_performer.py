@@ -95,7 +95,7 @@ class PushedPerformer:
             uid, own_ae = item.sop_instance_uid, self.settings.ae_title
             for target in turns:
                 if target is not WorkitemState.IN_PROGRESS:
-                    workitems.change(session, uid, self._told(item, step, now), lock, own=True)
+                    workitems.change(session, uid, self._told(item, step, now), lock, actor=own_ae, own=True)
                 status = workitems.change_state(session, uid, target, lock, actor=own_ae, own=True)
                 if status is not UpsStatus.SUCCESS:
                     # Somebody else has claimed, canceled or ended it since it was read.
@@ -103,7 +103,7 @@ class PushedPerformer:
                     return False
                 changed = True
             if step.next is Next.GO_ON and _progress_of(item.data) != str(step.progress):
-                workitems.change(session, uid, self._told(item, step, now), lock, own=True)
+                workitems.change(session, uid, self._told(item, step, now), lock, actor=own_ae, own=True)
             again = now + timedelta(seconds=_after_s(item, now, absent=work is None))
             # An item whose study does not come is looked at once more at the moment it expires.
             if item.expires_at is not None and item.expires_at > now:

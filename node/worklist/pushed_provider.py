@@ -160,13 +160,13 @@ class WorkitemProvider:
     def _set(self, asked: _Asked) -> Answer:
         changes, lock = reading.changes(asked.found())
         with self.record.write() as session:
-            return Answer(workitems.change(session, asked.uid, changes, lock))
+            return Answer(workitems.change(session, asked.uid, changes, lock, actor=asked.caller.ae_title))
 
     def _act(self, asked: _Asked) -> Answer:
         kind = asked.command.action_type
         if kind not in _ACTIONS[asked.context.abstract_syntax]:
             raise WorkitemRefused(Status.NO_SUCH_ACTION, "its SOP class has no such action")
-        told = reading.as_json(asked.found())
+        told = reading.keys(asked.found()) if kind == _SUBSCRIBE else reading.as_json(asked.found())
         if kind == _CHANGE:
             return Answer(self._change(asked, told))
         if kind == _CANCEL:
@@ -221,7 +221,7 @@ class WorkitemProvider:
 
     def _find(self, asked: _Asked) -> Answer:
         """Collected before the first is sent: a peer that takes its time holds up no transaction."""
-        query = reading.as_json(asked.found())
+        query = reading.keys(asked.found())
         wanted = dict.fromkeys((*query, workitem_rules.SOP_CLASS, workitem_rules.SOP_INSTANCE))
         wanted.pop(workitem_rules.TRANSACTION, None)
         matches: list[bytes] = []

@@ -25,6 +25,8 @@ MOST_BYTES = 1 << 19
 """Longest data set of an operation on a work item; a named instance takes some 150."""
 
 _MOST_DEEP = 12
+# Each is held against each item on the worklist.
+_MOST_KEY_VALUES = 1000
 _START = "00404005"
 _ONE = (rules.LABEL, _START, rules.PRIORITY, rules.READINESS, rules.STATE)
 _TWO = (
@@ -48,7 +50,7 @@ _TWO = (
     rules.PROGRESS_INFORMATION,
     rules.PERFORMED,
 )
-_READY, _READINESS = "READY", frozenset({"INCOMPLETE", "UNAVAILABLE", "READY"})
+_READINESS = frozenset({"INCOMPLETE", "UNAVAILABLE", rules.READY})
 # Set by creation, or by N-ACTION, and by nothing else; what a work item is about does not change under its performer.
 _FIXED = (rules.SOP_CLASS, rules.SOP_INSTANCE, rules.STATE, rules.STUDY, rules.INPUT)
 _CHARACTER_SET = "00080005"
@@ -103,7 +105,7 @@ def created(found: Dataset, uid: str, *, created_by: str, own_ae: str, study_for
         priority=rules.PRIORITIES[text(attributes, rules.PRIORITY)],
         instances=instances,
         expires_at=now + timedelta(seconds=study_for_s),
-        ready=text(attributes, rules.READINESS) == _READY,
+        ready=text(attributes, rules.READINESS) == rules.READY,
     )
     return Pushed(new, bool(lacking))
 
@@ -123,6 +125,20 @@ def changes(found: Dataset) -> tuple[Json, str]:
     for tag in _CODES:
         _check_codes(attributes, tag)
     return attributes, lock
+
+
+def keys(found: Dataset) -> Json:
+    """The keys of a query or of a filter. Raises WorkitemRefused."""
+    attributes = as_json(found)
+    if _values_in(attributes) > _MOST_KEY_VALUES:
+        raise WorkitemRefused(Status.RESOURCE_LIMITATION, f"has keys of more than {_MOST_KEY_VALUES} values")
+    return attributes
+
+
+def _values_in(attributes: Json) -> int:
+    """Items and their values included."""
+    inner = sum(_values_in(item) for tag in attributes for item in items(attributes, tag))
+    return inner + sum(len(values(attributes, tag)) for tag in attributes)
 
 
 def decoded(data: bytes, transfer_syntax: str) -> Dataset:

@@ -58,7 +58,7 @@ def turn(record: Record, target: W, lock: str = LOCK, actor: str = OTHER) -> Ups
 
 def change(record: Record, changes: Json, lock: str = LOCK) -> UpsStatus:
     with record.write() as session:
-        return workitems.change(session, ITEM, changes, lock)
+        return workitems.change(session, ITEM, changes, lock, actor=OTHER)
 
 
 def cancel(record: Record, information: Json | None = None) -> UpsStatus:
@@ -199,22 +199,10 @@ def test_each_change_is_told_as_the_event_that_it_is(record: Record) -> None:
     assert change(record, {rules.LABEL: element("LT", "x" * rules.MOST_CHARACTERS)}) == UpsStatus.RESOURCE_LIMITATION
     with record.write() as session:
         many = {rules.LABEL: element("LT", "x" * rules.MOST_CHARACTERS)}
-        assert workitems.change(session, ITEM, many, LOCK, own=True) == UpsStatus.SUCCESS
+        assert workitems.change(session, ITEM, many, LOCK, actor=NODE, own=True) == UpsStatus.SUCCESS
     with record.write() as session:
         workitems.explain(session, ITEM, "waits", looked_at=utcnow(), check_at=utcnow())
     assert seen(record).reason == "waits"
-
-
-def test_an_item_that_is_woken_while_it_is_looked_at_is_looked_at_again(record: Record) -> None:
-    create(record)
-    later = utcnow() + timedelta(hours=1)
-    with record.write() as session:
-        looked_at = utcnow()
-        assert workitems.wake(session, STUDY)
-        workitems.explain(session, ITEM, "waits", looked_at=looked_at, check_at=later)
-        assert [one.reason for one in workitems.due(session, utcnow(), "RADNODE")] == ["waits"]
-        workitems.explain(session, ITEM, "waits", looked_at=utcnow(), check_at=later)
-        assert workitems.due(session, utcnow(), "RADNODE") == []
 
 
 def test_a_global_subscription_is_to_what_comes_and_with_a_lock_to_what_is_there(record: Record) -> None:

@@ -16,7 +16,7 @@ from node.syntaxes import UPS_PUSH_CLASS
 from tests.support import listening
 from tests.support import raw_association as raw
 from tests.support.listening import Listener
-from tests.support.workitems import pushed
+from tests.support.workitems import code_item, pushed, worklist
 
 pytestmark = pytest.mark.e2e
 
@@ -76,3 +76,12 @@ def test_mutants_are_answered_within_bounds_and_the_listener_stays(listener: Lis
     assert create_raw(listener, good + struct.pack("<HHL", 0x4051, 0x0040, 600_000) + b"x" * 600_000) == 0x0213
     assert listener.echoes()
     assert listener.usage().resident_bytes - before < 100 << 20
+
+
+def test_a_query_of_endlessly_many_values_is_refused(listener: Listener) -> None:
+    keys = Dataset()
+    keys.StudyInstanceUID = ["1.2.3"] * 1000
+    with worklist(listener.port) as items:
+        assert items.find(keys) == (0x0000, [])
+        keys.ScheduledWorkitemCodeSequence = [code_item("110004", "DCM", "")]
+        assert items.find(keys) == (0x0213, [])
