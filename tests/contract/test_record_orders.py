@@ -15,7 +15,7 @@ from db.states import InstanceState, JobState, NoticeKind, NoticeState, OrderSta
 from db.studies import due_studies
 from db.tables import Instance, Job, Outbox, Study
 from db.types import utcnow
-from tests.support.records import CR, STUDY, image, load, queued_job, receive, settle
+from tests.support.records import CR, STUDY, claim, image, load, queued_job, receive, settle
 
 STAT = NewOrder("ris", "A-1", "RP-1", "ID-1", "Doe^Jane", "19700101", priority="stat", procedure="Chest PA")
 
@@ -78,6 +78,20 @@ def test_a_matched_order_pulls_queued_work_forward_once(record: Record) -> None:
     assert view is not None
     assert (view.state, view.priority) == (OrderState.MATCHED, "stat")
     assert events(record, "order_matched") == [STUDY]
+
+
+def test_only_queued_work_is_pulled_forward_and_never_back(record: Record) -> None:
+    at_work, queued = queued_job(record), queued_job(record, f"{STUDY}.2", 2)
+    assert claim(record, at_work) is not None
+    with record.write() as session:
+        for study_id in session.scalars(select(Study.id)).all():
+            for priority in ("urgent", "stat", "routine"):
+                orders.pull_forward(session, study_id, priority)
+    with record.read() as session:
+        priorities = {job_id: session.get_one(Job, job_id).priority for job_id in (at_work, queued)}
+        stat = session.scalars(select(Outbox.subject).where(Outbox.topic == outbox.TOPIC_INFER_STAT)).all()
+    assert priorities == {at_work: "routine", queued: "stat"}
+    assert stat == [queued]
 
 
 def test_an_order_of_another_patient_parks_what_is_queued_and_is_not_shown(record: Record) -> None:

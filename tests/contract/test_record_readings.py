@@ -11,7 +11,7 @@ from db.reader_tables import Reading
 from db.readings import NewReading
 from db.session import Record
 from db.states import JobState
-from db.tables import Audit, Job, Outbox
+from db.tables import Audit, Job, Outbox, Study
 from tests.support.records import STUDY, WORKER, claim, load, outcome, queued_job, race, result, revision
 
 
@@ -111,9 +111,11 @@ def test_a_finished_study_is_read_again_as_a_new_revision(record: Record) -> Non
         assert row is not None
         told = [(job.revision, job.current, job.state, job.priority) for job in row.jobs]
         second = row.jobs[1].id
+        newest = rerun.current_revisions(session, session.scalars(select(Study.id)).one())
         announced = [one.subject for one in session.scalars(select(Outbox))]
     assert told == [(1, False, JobState.DONE, "stat"), (2, True, JobState.QUEUED, "stat")]
     assert second in announced
+    assert [one.number for one in newest] == [2]
     claimed = claim(record, second)
     assert claimed is not None
     assert [ref.sop_instance_uid for ref in claimed.predecessors] == [f"{STUDY}.9.1"]
