@@ -28,7 +28,7 @@ from models.gate import require_in_distribution
 from models.manifest import Code, Label
 from models.preprocess import Prepared, prepare
 from models.registry import Bundle
-from models.runner import Forward, Runner, SeriesRunner
+from models.runner import Forward, ReadsSlices, Runner
 from models.series import evenly, heaviest
 
 SliceReader = Callable[[int], GreyImage]
@@ -82,7 +82,7 @@ def read_series(bundle: Bundle, runner: Runner, count: int, slice_at: SliceReade
     Raises like `read_image`, and what ``slice_at`` raises.
     """
     series = _Coming(bundle, count, slice_at, ahead)
-    if not isinstance(runner, SeriesRunner):
+    if not isinstance(runner, ReadsSlices):
         raise NoReadingError(f"the runner of model {bundle.manifest.id} reads single images, not series")
     forward = runner.run_slices(series, series.places)
     findings = _judged(bundle, forward, "series")

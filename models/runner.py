@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -68,6 +68,19 @@ class ImageRunner(Runner, Protocol):
 
     @property
     def at_once(self) -> int: ...
+
+
+@runtime_checkable
+class ReadsSlices(Runner, Protocol):
+    """One of series."""
+
+    def run_slices(self, slices: Iterable[FloatArray], places: Sequence[int]) -> Forward:
+        """A pass over one series whose slices are looked at as they come, and not kept.
+
+        slices: each float32 (rows, columns, channels), none of them twice. places: for every slice of the series, which
+        of them it is. Returns as `run` of one series; raises what ``slices`` raises.
+        """
+        ...
 
 
 def visible_gpus() -> list[str]:
@@ -244,11 +257,7 @@ class SeriesRunner:
         return Forward(logits, features, attention=np.concatenate([one.attention for one in passes]))
 
     def run_slices(self, slices: Iterable[FloatArray], places: Sequence[int]) -> Forward:
-        """A pass over one series whose slices are looked at as they come, and not kept.
-
-        slices: each float32 (rows, columns, channels), none of them twice. places: for every slice of the series, which
-        of them it is. Returns as `run` of one series; raises what ``slices`` raises.
-        """
+        """As `ReadsSlices` says."""
         found = [self._slices.run(some) for some in _batches(self._slices.at_once, slices)]
         features = np.concatenate([one.features for one in found])
         logits = np.concatenate([one.logits for one in found])

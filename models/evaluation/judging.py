@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,7 +19,7 @@ from models.gate import pooled
 from models.preprocess import prepare
 from models.reading import key_slice_maps, maps_of, prepare_series, read_image, read_series
 from models.registry import Bundle
-from models.runner import Forward, Runner
+from models.runner import Forward, ReadsSlices, Runner
 from models.series import admit_series, heaviest
 
 BORDER_SIDE, BORDER = 32, 3
@@ -94,6 +94,19 @@ class Remembering:
         return self.last
 
 
+class RememberingSeries(Remembering):
+    """The same of one that takes a series' slices as they come."""
+
+    def __init__(self, runner: ReadsSlices) -> None:
+        super().__init__(runner)
+        self._series = runner
+
+    def run_slices(self, slices: Iterable[FloatArray], places: Sequence[int]) -> Forward:
+        """As the runner behind."""
+        self.last = self._series.run_slices(slices, places)
+        return self.last
+
+
 def judge(
     bundle: Bundle, runner: Runner, truth: Truth, images: Images, *, each: Callable[[], object] = lambda: None
 ) -> tuple[Judged, tuple[LeftOut, ...]]:
@@ -101,7 +114,8 @@ def judge(
 
     Raises DatasetError when nothing could be read.
     """
-    watched, rows, left_out = Remembering(runner), _Rows(), []
+    watched = RememberingSeries(runner) if isinstance(runner, ReadsSlices) else Remembering(runner)
+    rows, left_out = _Rows(), []
     for index, sample in enumerate(truth.samples):
         try:
             image = image_of(sample, images)

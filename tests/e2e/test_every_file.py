@@ -6,7 +6,6 @@ files, not from what the node says of itself.
 
 from __future__ import annotations
 
-import hashlib
 import random
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -16,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from blake3 import blake3
 from pydicom import Dataset, dcmread
 from pydicom.filereader import read_file_meta_info, read_partial
 from sqlalchemy import select
@@ -148,7 +148,7 @@ def assert_stored(node: Node, paths: Iterable[Path]) -> None:
         stored = (node.data_dir / row.path).read_bytes()
         # The data set follows the preamble, "DICM", and the file meta group, whose length is its first value.
         start = 144 + int.from_bytes(stored[140:144], "little")
-        assert hashlib.sha256(stored[start:]).hexdigest() == row.sha256
+        assert blake3(stored[start:]).hexdigest() == row.blake3
 
 
 def kept(rows: list[Row]) -> dict[str, tuple[str, str]]:

@@ -72,7 +72,7 @@ def incoming_image(data_dir: Path, number: int, study: str, **changes: Any) -> t
         file.sync()
         path = storage.derived_path(storage.INSTANCES, f"{new.sop_instance_uid}:{file.blake3}")
         temp = file.path.rename(folder / f"{uuid4().hex}.tmp")
-        return temp, replace(new, path=path.as_posix(), blake3=file.blake3, size_bytes=file.file_size)
+        return temp, replace(new, path=path.as_posix(), blake3=file.blake3, sha256="", size_bytes=file.file_size)
 
 
 def stored_image(data_dir: Path, number: int, study: str, **changes: Any) -> NewInstance:

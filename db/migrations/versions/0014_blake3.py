@@ -14,3 +14,8 @@ depends_on = None
 def upgrade() -> None:
     for table in ("instances", "refusals"):
         op.add_column(table, sa.Column("blake3", sa.String(length=64), nullable=False, server_default=""))
+
+
+def downgrade() -> None:
+    for table in ("instances", "refusals"):
+        op.drop_column(table, "blake3")

@@ -21,3 +21,7 @@ def upgrade() -> None:
         sqlite_where=_IS_ASIDE,
         postgresql_where=_IS_ASIDE,
     )
+
+
+def downgrade() -> None:
+    op.drop_index("ix_refusals_aside", table_name="refusals")

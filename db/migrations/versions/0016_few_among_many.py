@@ -19,3 +19,9 @@ def upgrade() -> None:
     ):
         condition = sa.text(f"state = '{state}'")
         op.create_index(name, table, [column], sqlite_where=condition, postgresql_where=condition)
+
+
+def downgrade() -> None:
+    op.drop_index("ix_jobs_queued", table_name="jobs")
+    op.drop_index("ix_instances_quarantined", table_name="instances")
+    op.drop_index("ix_revisions_supersedes_id", table_name="revisions")
