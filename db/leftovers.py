@@ -13,7 +13,7 @@ from db import deletions, jobs, outbox, workitem_tidings
 from db.house_tables import Deletion
 from db.prior_tables import PriorRequest
 from db.states import CommitmentState, DeletionState, DeliveryState, JobState, PriorState, StudyState, TidingState
-from db.studies import topic_for
+from db.studies import STAT, topic_for
 from db.tables import Circuit, Commitment, Delivery, Instance, Job, Outbox, Study
 from db.transitions import affected, move
 from db.types import utcnow
@@ -77,6 +77,22 @@ def _free_deliveries(session: Session, owner: str) -> int:
 def _free_messages(session: Session, owner: str) -> int:
     held = update(Outbox).where(Outbox.lease_owner == owner)
     return affected(session, held.values(available_at=utcnow(), lease_owner=""))
+
+
+def announce_first(session: Session, most: int) -> int:
+    """Processes are gone: what they had taken from the broker and not begun is among what has waited longest.
+
+    No more than `most` jobs of either queue are announced, again; who gets a message twice finds nothing to do. Returns
+    how many.
+    """
+    due = [Job.state == JobState.QUEUED, Job.available_at <= utcnow()]
+    count = 0
+    for queue in (Job.priority == STAT, Job.priority != STAT):
+        first = select(Job.id, Job.priority).where(*due, queue).order_by(Job.available_at).limit(most)
+        for job_id, priority in session.execute(first).all():
+            outbox.announce(session, topic_for(priority), job_id)
+            count += 1
+    return count
 
 
 def any_overdue(session: Session, now: datetime, *, grace_s: float) -> bool:

@@ -18,6 +18,8 @@ from workers import alive
 
 log = structlog.get_logger(__name__)
 
+# Of messages, by a process: the one it is about to begin, and one that waits behind it.
+_TAKEN_AT_MOST = 2
 _ROUND_S = 1.0
 _DELIVERY_GRACE_S = 30.0
 # A clock that is kept by NTP is moved by less than this at a time.
@@ -60,6 +62,9 @@ class Upkeep:
         """Raises RecordUnavailable."""
         self._mind_the_clock()
         gone = alive.free_dead(self.settings, self._free)
+        if gone:
+            with self.record.write() as session:
+                leftovers.announce_first(session, _TAKEN_AT_MOST * len(gone))
         now = utcnow()
         again = sends = 0
         with self.record.read() as session:

@@ -48,6 +48,18 @@ def test_a_dead_workers_job_is_due_at_once_and_the_attempt_counts(record: Record
     assert free(record, DEAD) == 0
 
 
+def test_what_a_dead_worker_took_and_had_not_begun_is_announced_with_those_that_have_waited_longest(
+    record: Record,
+) -> None:
+    waiting = [records.queued_job(record, f"1.2.{number}", number) for number in range(1, 5)]
+    stat = records.queued_job(record, "1.2.9", 9, priority="stat")
+    records.claim(record, waiting[0], ALIVE)
+    drain(record)
+    with record.write() as session:
+        assert leftovers.announce_first(session, 2) == 3
+    assert sorted(drain(record)) == sorted([waiting[1], waiting[2], stat])
+
+
 def test_a_dead_senders_deliveries_are_due_at_once(record: Record) -> None:
     job_id = records.finished_job(record, records.result(1), records.result(2, "SC"))
     with record.write() as session:
