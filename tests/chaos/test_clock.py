@@ -57,14 +57,17 @@ class Timed:
     clock: WallClock
     folder: Path
 
-    def send(self) -> str:
+    def send(self, images: int = 1) -> str:
+        """A study of so many images; its UID. One image is read faster than a test can see it being read."""
         dataset = dcmread(shared_dicom() / "cxr_wrapped" / "wrap_09_pneumonia.dcm")
         dataset.decompress()
         dataset.StudyInstanceUID, dataset.SeriesInstanceUID = generate_uid(), generate_uid()
-        dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = generate_uid()
-        path = self.folder / f"{dataset.SOPInstanceUID}.dcm"
-        dataset.save_as(path)
-        assert storescu(self.node.dicom_port, path).returncode == 0
+        paths = []
+        for _ in range(images):
+            dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = generate_uid()
+            paths.append(self.folder / f"{dataset.SOPInstanceUID}.dcm")
+            dataset.save_as(paths[-1])
+        assert storescu(self.node.dicom_port, *paths).returncode == 0
         return str(dataset.StudyInstanceUID)
 
     def deliveries(self, study: str) -> list[Row]:
@@ -118,7 +121,7 @@ def test_set_back_an_hour_and_forward_two(site: Timed) -> None:
     site.line.set(PASS)
     back_s = site.wait(waiting, {"CONFIRMED"}, "what waited is sent, though by the clock it is not yet due")
     site.wait(silent, {"CONFIRMED"}, "the study is quiet, though by the clock its image comes in an hour")
-    at_work = site.send()
+    at_work = site.send(images=30)
     site.node.wait("it is in a worker's hands", lambda n: any(job["state"] == "RUNNING" for job in n.jobs()))
     site.clock.set(HOUR)
     forward_s = site.wait(at_work, {"CONFIRMED"}, "it is done, though by the clock its lease has run out")
