@@ -161,7 +161,6 @@ class _Talk:
         self._connection, self._answer = connect(peer, settings, offered, provides)
         self._wire = Wire(self._connection, settings.limits.max_pdu_bytes, self._idle_s, self._idle_s)
         self._by_id = {context_id: context for context, context_id in self._answer.contexts.items()}
-        self._body = memoryview(b"")
         self._fragments: Iterator[tuple[int, int, memoryview]] = iter(())
         self._open = True
 
