@@ -39,7 +39,7 @@ from node.scu import PeerRefused, at
 from node.settings import Peer, Settings
 from node.statuses import Status
 from node.upper_layer import commands, requesting, wire
-from node.upper_layer.commands import Command
+from node.upper_layer.commands import IS_COMMAND, IS_LAST, Command
 from node.upper_layer.negotiation import Context
 from node.upper_layer.states import Pdu
 from node.upper_layer.wire import PeerGone, ProtocolError, TooSlow, Wire
@@ -61,7 +61,6 @@ _SLOWEST_LINE_BYTES_S = 20_000
 # What one call hands to the system: many PDUs where the peer takes small ones.
 _BATCH_BYTES = 1 << 18
 _VALUE_HEADER = struct.Struct(">BxLLBB")
-_IS_COMMAND, _IS_LAST = 0x01, 0x02
 # For what a peer says of its own accord, and for its farewell.
 _ASIDE_S = 5.0
 
@@ -232,13 +231,13 @@ class Link:
         command: Command | None = None
         while True:
             for context_id, control, value in values(self._data(until)):
-                is_command = bool(control & _IS_COMMAND)
+                is_command = bool(control & IS_COMMAND)
                 collected[is_command] += value
                 if context_id not in self._by_id or is_command is not (command is None):
                     raise ProtocolError(ProtocolError.UNEXPECTED_PARAMETER, "a message out of place")
                 if len(collected[is_command]) > (commands.MOST_COMMAND_BYTES if is_command else MOST_REPORT_BYTES):
                     raise ProtocolError(ProtocolError.INVALID_VALUE, "a message is too long")
-                if control & _IS_LAST:
+                if control & IS_LAST:
                     command = command or commands.parse(bytes(collected[True]))
                     if not is_command or not command.has_data_set:
                         return command, self._by_id[context_id], bytes(collected[False])
@@ -325,7 +324,7 @@ def _batches(context_id: int, command: bytes, data: BinaryIO, size: int, max_pdu
     batch = bytearray()
     # An even number: not every receiver takes a fragment of an odd length.
     room = (max_pdu_bytes - 6) & ~1
-    parts: list[tuple[int, BinaryIO, int]] = [(_IS_COMMAND, BytesIO(command), len(command)), (0, data, size)]
+    parts: list[tuple[int, BinaryIO, int]] = [(IS_COMMAND, BytesIO(command), len(command)), (0, data, size)]
     for control, source, length in parts:
         left = length
         while True:
@@ -333,7 +332,7 @@ def _batches(context_id: int, command: bytes, data: BinaryIO, size: int, max_pdu
             if not piece and left:
                 raise HeaderError("the file became shorter while it was sent")
             left -= len(piece)
-            last = control | (0 if left else _IS_LAST)
+            last = control | (0 if left else IS_LAST)
             batch += _VALUE_HEADER.pack(Pdu.P_DATA, len(piece) + 6, len(piece) + 2, context_id, last)
             batch += piece
             if len(batch) >= _BATCH_BYTES:

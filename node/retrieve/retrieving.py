@@ -27,7 +27,7 @@ from node.settings import Peer, Settings
 from node.statuses import Status
 from node.syntaxes import decodable_transfer_syntaxes
 from node.upper_layer import commands, requesting, wire
-from node.upper_layer.commands import Command
+from node.upper_layer.commands import IS_COMMAND, IS_LAST, Command
 from node.upper_layer.negotiation import Context
 from node.upper_layer.states import Pdu
 from node.upper_layer.wire import PeerGone, ProtocolError, Wire
@@ -39,7 +39,6 @@ STUDY_ROOT_GET = "1.2.840.10008.5.1.4.1.2.2.3"
 _PLAIN = (EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN)
 _SUCCESS, _SOME_FAILED = 0x0000, 0xB000
 _PENDING = (0xFF00, 0xFF01)
-_IS_COMMAND, _IS_LAST = 0x01, 0x02
 # What a response may carry beside its command: the list of what failed.
 _MOST_RESPONSE_BYTES = 1 << 20
 _FAREWELL_S = 5.0
@@ -254,26 +253,18 @@ class _Talk:
                 raise ProtocolError(ProtocolError.INVALID_VALUE, "a message is too long")
 
     def _command(self) -> tuple[Command, int, Context]:
-        collected = bytearray()
-        while True:
-            number, control, value = self._next()
-            if not control & _IS_COMMAND:
-                raise ProtocolError(ProtocolError.UNEXPECTED_PARAMETER, "a data set without a command")
-            collected += value
-            if len(collected) > commands.MOST_COMMAND_BYTES:
-                raise ProtocolError(ProtocolError.INVALID_VALUE, "a command set is too long")
-            if control & _IS_LAST:
-                return commands.parse(bytes(collected)), number, self._by_id[number]
+        command, number = commands.gathered(self._next)
+        return command, number, self._by_id[number]
 
     def _pieces(self, wanted: int) -> Iterator[memoryview]:
         """The fragments of the data set that follows."""
         while True:
             number, control, value = self._next()
-            if control & _IS_COMMAND or number != wanted:
+            if control & IS_COMMAND or number != wanted:
                 raise ProtocolError(ProtocolError.UNEXPECTED_PARAMETER, "another message inside a data set")
             if value:
                 yield value
-            if control & _IS_LAST:
+            if control & IS_LAST:
                 return
 
     def _next(self) -> tuple[int, int, memoryview]:

@@ -17,15 +17,13 @@ import structlog
 
 from node.settings import Limits
 from node.upper_layer import commands, wire
-from node.upper_layer.commands import Command
+from node.upper_layer.commands import IS_COMMAND, IS_LAST, Command
 from node.upper_layer.negotiation import Accepted, Context, Request, read
 from node.upper_layer.states import TABLE, Action, Pdu, State
 from node.upper_layer.wire import PeerGone, ProtocolError, TooSlow, Wire
 
 log = structlog.get_logger(__name__)
 
-# Bits of the message control header (PS3.8 E.2).
-_IS_COMMAND, _IS_LAST = 0x01, 0x02
 # A message has its time-out, and one second more for each of these; a modality's line carries a thousand times that.
 LEAST_BYTES_PER_S = 1024
 # For a peer to take the last answer and close.
@@ -178,16 +176,8 @@ class Association:
         self._wire.send(message)
 
     def _next_command(self) -> tuple[Command, int, Context]:
-        value, collected = None, bytearray()
-        while True:
-            context_id, control, value = self.next_value()
-            if not control & _IS_COMMAND:
-                raise ProtocolError(ProtocolError.UNEXPECTED_PARAMETER, "a data set without a command")
-            collected += value
-            if len(collected) > commands.MOST_COMMAND_BYTES:
-                raise ProtocolError(ProtocolError.INVALID_VALUE, "a command set is too long")
-            if control & _IS_LAST:
-                return commands.named(commands.parse(bytes(collected))), context_id, self._contexts[context_id]
+        command, context_id = commands.gathered(self.next_value)
+        return commands.named(command), context_id, self._contexts[context_id]
 
     def next_value(self) -> tuple[int, int, memoryview]:
         """The next fragment: context ID, message control header, bytes that are valid until the next call."""
@@ -249,9 +239,9 @@ class DataSet:
     def __iter__(self) -> Iterator[memoryview]:
         while not self.ended:
             context_id, control, value = self._association.next_value()
-            if control & _IS_COMMAND or context_id != self._context_id:
+            if control & IS_COMMAND or context_id != self._context_id:
                 raise ProtocolError(ProtocolError.UNEXPECTED_PARAMETER, "another message inside a data set")
-            self.ended = bool(control & _IS_LAST)
+            self.ended = bool(control & IS_LAST)
             if value:
                 yield value
 

@@ -6,12 +6,15 @@ A command set is in implicit VR little endian and short; of it the node needs a 
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from uuid import uuid4
 
 from node.upper_layer.wire import ProtocolError
 
 MOST_COMMAND_BYTES = 1 << 16
+# Bits of the message control header (PS3.8 E.2).
+IS_COMMAND, IS_LAST = 0x01, 0x02
 
 C_STORE_RQ, C_GET_RQ, C_MOVE_RQ, C_ECHO_RQ, C_CANCEL_RQ = 0x0001, 0x0010, 0x0021, 0x0030, 0x0FFF
 C_FIND_RQ = 0x0020
@@ -54,6 +57,23 @@ class Command:
     failed: int | None = None
     warned: int | None = None
     move_originator: str = ""
+
+
+def gathered(next_value: Callable[[], tuple[int, int, memoryview]]) -> tuple[Command, int]:
+    """The next command set and its presentation context ID, as `next_value` gives it fragment by fragment.
+
+    Raises ProtocolError where something else comes, it is too long or none; and what `next_value` raises.
+    """
+    collected = bytearray()
+    while True:
+        context_id, control, value = next_value()
+        if not control & IS_COMMAND:
+            raise ProtocolError(ProtocolError.UNEXPECTED_PARAMETER, "a data set without a command")
+        collected += value
+        if len(collected) > MOST_COMMAND_BYTES:
+            raise ProtocolError(ProtocolError.INVALID_VALUE, "a command set is too long")
+        if control & IS_LAST:
+            return parse(bytes(collected)), context_id
 
 
 def parse(data: bytes) -> Command:
